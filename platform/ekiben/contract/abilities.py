@@ -1,0 +1,182 @@
+"""One small protocol per ability: what a loaded model is asked, and what it answers.
+
+A loaded model implements the protocols of the abilities that its spec names, and no others. Text
+abilities speak OpenAI's own JSON, since the engines do; the rest use the plain values below, and the
+runtime renders every response format from them.
+
+For all methods: raise `InvalidRequest` (with `param`) for what the caller can mend, `UnsupportedParameter`
+for a field that this engine cannot honour, `EngineError` for what went wrong inside. Cancellation: see
+`ekiben.contract.engine.LoadedModel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextRequest:
+    """A chat completion or a completion."""
+
+    body: Mapping[str, Any]
+    """The request object, validated against OpenAI's types; unknown fields are kept."""
+    raw: bytes
+    """The same, as the client sent it."""
+    stream: bool
+    model: str
+    """The name to put into answers."""
+    request_id: str
+
+
+@runtime_checkable
+class Chat(Protocol):
+    def chat(self, request: TextRequest) -> AsyncGenerator[bytes, None]:
+        """JSON objects, encoded: one `chat.completion`, or with `request.stream` its
+        `chat.completion.chunk`s in order (without SSE framing and without `[DONE]`; the usage chunk only
+        if `stream_options.include_usage` asks for it).
+
+        Errors that are known before the first object must be raised before it is yielded: later ones
+        can only be told inside the stream.
+        """
+
+
+@runtime_checkable
+class Complete(Protocol):
+    def complete(self, request: TextRequest) -> AsyncGenerator[bytes, None]:
+        """As `Chat.chat`, with `text_completion` objects."""
+
+
+EmbedInput: TypeAlias = str | list[int]
+"""A text, or its tokens by the model's own tokenizer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedRequest:
+    inputs: Sequence[EmbedInput]
+    dimensions: int | None = None
+    """Shorter vectors of a model trained for that; `UnsupportedParameter` from others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embeddings:
+    vectors: memoryview
+    """float32 in native byte order, C-contiguous, shape (inputs, dimensions)."""
+    prompt_tokens: int
+
+
+@runtime_checkable
+class Embed(Protocol):
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """One vector for each input, in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscribeRequest:
+    audio: Path
+    """A file as the client sent it, in any container; not trusted, so decode it with bounds."""
+    translate: bool = False
+    """To English, instead of a transcript in the language spoken."""
+    language: str | None = None
+    """ISO 639-1; None: detect."""
+    prompt: str | None = None
+    temperature: float | None = None
+    """None: the engine's own schedule."""
+    words: bool = False
+    """Whether segments must carry word timestamps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscriptWord:
+    word: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscriptSegment:
+    text: str
+    start_s: float
+    end_s: float
+    tokens: Sequence[int] = ()
+    temperature: float = 0.0
+    avg_logprob: float = 0.0
+    compression_ratio: float = 0.0
+    no_speech_prob: float = 0.0
+    seek: int = 0
+    words: Sequence[TranscriptWord] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcription:
+    """The start of an answer: what is known at once, and the segments as they are made."""
+
+    language: str
+    """ISO 639-1."""
+    duration_s: float
+    segments: AsyncGenerator[TranscriptSegment, None]
+    """In order of time. Closing it ends the work."""
+
+
+@runtime_checkable
+class Transcribe(Protocol):
+    async def transcribe(self, request: TranscribeRequest) -> Transcription:
+        """Decode, detect the language, and begin. Serves both `transcribe` and `translate`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeakRequest:
+    text: str
+    voice: str
+    """One of `Speak.voices`; the runtime has resolved `default`."""
+    speed: float = 1.0
+    """0.25 to 4."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioChunk:
+    """Speech as it is made: signed 16-bit native-endian mono samples."""
+
+    samples: bytes
+    sample_rate_hz: int
+
+
+@runtime_checkable
+class Speak(Protocol):
+    @property
+    def voices(self) -> Sequence[str]:
+        """At least one; the first is what `voice: "default"` means."""
+
+    def speak(self, request: SpeakRequest) -> AsyncGenerator[AudioChunk, None]:
+        """Chunks in order, the first as early as the engine can; the sample rate never changes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OcrRequest:
+    image: bytes
+    """A PNG, JPEG, WebP, BMP, GIF or TIFF file, already checked for its pixel size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OcrLine:
+    text: str
+    score: float
+    """0 to 1."""
+    box: Sequence[tuple[float, float]]
+    """Four corners in pixels, clockwise from the top left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OcrPage:
+    width: int
+    height: int
+    lines: Sequence[OcrLine] = field(default_factory=tuple)
+    """In reading order."""
+
+
+@runtime_checkable
+class ReadText(Protocol):
+    async def read_text(self, request: OcrRequest) -> OcrPage:
+        """All lines of text in the picture; none is a valid answer."""

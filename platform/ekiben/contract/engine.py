@@ -1,0 +1,86 @@
+"""The engine protocol: how an engine says what it needs, loads, answers, cancels and unloads.
+
+An engine plugin is imported only inside a replica, in a process of its own; the platform reads its
+manifest. Import the engine's heavy library in `load`, not at module level, so that importing the
+plugin is quick and cannot fail for want of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ekiben.contract.model import ModelSpec, Variant
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where to run: `kind` is `cpu`, `cuda` or `rocm`; `index` counts among the devices made visible."""
+
+    kind: str = "cpu"
+    index: int = 0
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryEstimate:
+    """Bytes that a load will hold, before it is tried. The platform measures and learns afterwards."""
+
+    weights_bytes: int
+    working_bytes: int
+    """KV cache, activations and whatever else comes on top of the weights."""
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.working_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadRequest:
+    """One model to load, with everything decided."""
+
+    model: ModelSpec
+    variant: Variant
+    weights: Path
+    """The file or folder that the source delivered; read only."""
+    options: Mapping[str, Any]
+    """The manifest's defaults under the variant's options, already validated against the manifest."""
+    device: Device
+    threads: int
+    """How many CPU threads the engine may use."""
+    scratch: Path
+    """A folder of this replica alone, mode 0700, removed when it ends: for sockets and temporary files."""
+    report: Callable[[float], None]
+    """Progress of the load, 0 to 1; may be called from any thread; never blocks."""
+
+
+class LoadedModel(Protocol):
+    """A model in memory. Besides `unload` it has the methods of its abilities (`ekiben.contract.abilities`).
+
+    All of them run on one event loop, which they must not block: give blocking work to a thread
+    (`ekiben.contract.threads` helps). Cancelling the awaiting task, or closing the iterator, must end
+    the engine's work for that request within a second and free what it held.
+    """
+
+    async def unload(self) -> None:
+        """Free everything. Called once, after the last request ended or was cancelled. Must not raise."""
+
+
+class Engine(Protocol):
+    """A plugin that runs models."""
+
+    def estimate_memory(self, request: LoadRequest) -> MemoryEstimate:
+        """From the weights' headers and the options; quick, blocking, allocates nothing of size.
+
+        Raises `LoadFailed` when the files are not what the engine can read.
+        """
+
+    async def load(self, request: LoadRequest) -> LoadedModel:
+        """Bring the model to the point where it answers. Raises `LoadFailed` with what to do about it.
+
+        Called once per process. May take minutes; cancelling it may end the process instead.
+        """

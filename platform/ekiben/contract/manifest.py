@@ -1,0 +1,140 @@
+"""`plugin.toml`: all that the platform needs to know of a plugin before, and without, importing it.
+
+    id      = "llama_cpp"                       # = folder name = package name without `ekiben_`
+    kind    = "engine"                          # or "source"
+    api     = 1                                 # the contract version the plugin was written for
+    name    = "llama.cpp"
+    summary = "GGUF models with continuous batching"
+    object  = "ekiben_llama_cpp.engine:LlamaCpp"  # no-argument callable that gives the Engine or Source
+    requires = ["xllamacpp>=2026.10"]           # what must be installed for it to run
+    extra   = "llama_cpp"                       # `pip install 'ekiben[llama_cpp]'` brings it
+
+    [engine]
+    families  = ["llm"]
+    abilities = ["chat", "complete"]
+    formats   = ["gguf"]
+    devices   = ["cpu", "cuda"]
+
+    [engine.options.context]                    # `options:` of a model spec
+    type = "integer"
+    default = 4096
+    minimum = 128
+    help = "tokens of context, shared by all parallel requests"
+
+A source has `[source]` with `[source.parameters.NAME]` tables of the same shape.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic import model_validator as validates_model
+
+from ekiben.contract.model import Ability, Family
+
+API_VERSION: Final = 1
+
+_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "array": (list, tuple),
+    "object": (dict,),
+}
+
+
+class PluginKind(StrEnum):
+    ENGINE = "engine"
+    SOURCE = "source"
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Option(_Table):
+    """One option of an engine, or parameter of a source."""
+
+    type: Literal["string", "integer", "number", "boolean", "array", "object"]
+    help: str
+    required: bool = False
+    default: Any = None
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[Any, ...] | None = None
+
+    def problem(self, value: object) -> str | None:
+        """Why `value` does not fit, as the end of a sentence that begins with the option's name."""
+        if (isinstance(value, bool) and self.type != "boolean") or not isinstance(value, _TYPES[self.type]):
+            return f"must be of type {self.type}, not {value!r}"
+        if self.choices is not None and value not in self.choices:
+            return f"must be one of {', '.join(map(str, self.choices))}, not {value!r}"
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if self.minimum is not None and value < self.minimum:
+                return f"must be at least {self.minimum:g}, not {value!r}"
+            if self.maximum is not None and value > self.maximum:
+                return f"must be at most {self.maximum:g}, not {value!r}"
+        return None
+
+
+def problems(options: dict[str, Option], values: dict[str, Any]) -> list[tuple[str, str]]:
+    """What is wrong with `values`, as (name, reason) pairs; empty when all is well."""
+    found = [
+        (name, "is required") for name, option in options.items() if option.required and name not in values
+    ]
+    for name, value in values.items():
+        if name not in options:
+            known = ", ".join(sorted(options)) or "none"
+            found.append((name, f"is not known here (known: {known})"))
+        elif reason := options[name].problem(value):
+            found.append((name, reason))
+    return found
+
+
+class EngineSection(_Table):
+    families: tuple[Family, ...] = Field(min_length=1)
+    abilities: tuple[Ability, ...] = Field(min_length=1)
+    formats: tuple[str, ...] = Field(min_length=1)
+    devices: tuple[Literal["cpu", "cuda", "rocm", "metal"], ...] = ("cpu",)
+    options: dict[str, Option] = Field(default_factory=dict)
+
+    def defaults(self) -> dict[str, Any]:
+        """The options that have a default."""
+        return {name: option.default for name, option in self.options.items() if option.default is not None}
+
+
+class SourceSection(_Table):
+    parameters: dict[str, Option] = Field(default_factory=dict)
+
+
+class Manifest(_Table):
+    """A plugin's `plugin.toml`."""
+
+    id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    kind: PluginKind
+    api: int
+    name: str
+    summary: str
+    object: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    requires: tuple[str, ...] = ()
+    extra: str | None = None
+    engine: EngineSection | None = None
+    source: SourceSection | None = None
+
+    @validates_model(mode="after")
+    def _section_fits_kind(self) -> Manifest:
+        expected, other = (
+            (self.engine, self.source) if self.kind is PluginKind.ENGINE else (self.source, self.engine)
+        )
+        if expected is None or other is not None:
+            kind = self.kind.value
+            raise ValueError(f"a plugin of kind {kind} has a [{kind}] table and no other")
+        return self
+
+    @property
+    def package(self) -> str:
+        """The importable package that `object` lives in."""
+        return self.object.partition(":")[0].partition(".")[0]

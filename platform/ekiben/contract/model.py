@@ -1,0 +1,150 @@
+"""What a model is: the entry of the catalog that clients name, as a validated value.
+
+Parsing YAML and its file:line errors belong to `ekiben.catalog`; here is only the shape.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
+from pydantic import model_validator as validates_model
+
+
+class Family(StrEnum):
+    """One Bento each, in `bentos/`."""
+
+    LLM = "llm"
+    EMBEDDING = "embedding"
+    VISION = "vision"
+    AUDIO = "audio"
+
+
+class Ability(StrEnum):
+    """What a model can do. An ability has one protocol in `ekiben.contract.abilities`."""
+
+    CHAT = "chat"
+    COMPLETE = "complete"
+    EMBED = "embed"
+    TRANSCRIBE = "transcribe"
+    TRANSLATE = "translate"
+    SPEAK = "speak"
+    READ_TEXT = "read_text"
+
+
+ABILITIES_OF_FAMILY: Final[dict[Family, frozenset[Ability]]] = {
+    Family.LLM: frozenset({Ability.CHAT, Ability.COMPLETE}),
+    Family.EMBEDDING: frozenset({Ability.EMBED}),
+    Family.AUDIO: frozenset({Ability.TRANSCRIBE, Ability.TRANSLATE, Ability.SPEAK}),
+    Family.VISION: frozenset({Ability.READ_TEXT}),
+}
+
+NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
+_UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
+
+
+def parse_duration_s(value: object) -> float:
+    """Seconds from `300`, `"90s"`, `"5m"`, `"1.5h"` or `"never"` (infinity). Raises ValueError."""
+    if isinstance(value, bool):
+        raise ValueError("a duration is a number of seconds, a text like 5m, or never")
+    if isinstance(value, (int, float)):
+        seconds = float(value)
+    elif isinstance(value, str) and value.strip().lower() == "never":
+        return math.inf
+    elif isinstance(value, str) and (match := _DURATION.fullmatch(value.strip().lower())):
+        seconds = float(match[1]) * _UNIT_S[match[2]]
+    else:
+        raise ValueError(f"{value!r} is not a duration: write seconds, a text like 90s, 5m or 1h, or never")
+    if math.isnan(seconds) or seconds < 0:
+        raise ValueError("a duration cannot be negative")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest text that `parse_duration_s` reads back to the same number of seconds."""
+    if math.isinf(seconds):
+        return "never"
+    for unit in ("d", "h", "m"):
+        size = _UNIT_S[unit]
+        if seconds and seconds % size == 0:
+            return f"{int(seconds // size)}{unit}"
+    return f"{seconds:g}s"
+
+
+KeepAlive = Annotated[
+    float,
+    BeforeValidator(parse_duration_s),
+    PlainSerializer(format_duration, return_type=str),
+]
+"""Idle seconds until a model is unloaded: 0 = at once, infinity (`never`) = stays."""
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+class SourceSpec(BaseModel):
+    """Where weights come from: the id of a source plugin, and that plugin's own parameters."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    kind: str = Field(min_length=1)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Everything but `kind`, as the manifest of the source describes it."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Variant(_Spec):
+    """One way to run the model: weights in one format, and the engine that takes them."""
+
+    format: str = Field(min_length=1)
+    """What the engine's manifest calls it: `gguf`, `safetensors`, `ctranslate2`, `piper`, `onnx`."""
+    quantization: str | None = None
+    source: SourceSpec
+    engine: str = Field(min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of that engine, as its manifest describes them."""
+
+
+class ModelSpec(_Spec):
+    """An entry of the catalog. Variants are tried in order: the first whose engine is installed runs."""
+
+    name: str
+    family: Family
+    abilities: frozenset[Ability] = Field(min_length=1)
+    description: str = ""
+    license: str | None = None
+    aliases: tuple[str, ...] = ()
+    variants: tuple[Variant, ...] = Field(min_length=1)
+    keep_alive: KeepAlive | None = None
+    """None: the platform's default."""
+
+    @field_validator("name", "aliases")
+    @classmethod
+    def _names_are_plain(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for name in (value,) if isinstance(value, str) else value:
+            if not NAME_PATTERN.fullmatch(name) or ".." in name:
+                raise ValueError(
+                    f"{name!r} is not a model name: up to 128 letters, digits and . _ : / -, "
+                    "beginning with a letter or digit"
+                )
+        return value
+
+    @validates_model(mode="after")
+    def _abilities_belong_to_family(self) -> ModelSpec:
+        if strange := self.abilities - ABILITIES_OF_FAMILY[self.family]:
+            raise ValueError(
+                f"family {self.family.value} cannot {', '.join(sorted(strange))}: "
+                f"it can {', '.join(sorted(ABILITIES_OF_FAMILY[self.family]))}"
+            )
+        return self
+
+    def answers_to(self, name: str) -> bool:
+        """Whether a client that sends `name` means this model."""
+        return name == self.name or name in self.aliases

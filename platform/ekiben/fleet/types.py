@@ -1,0 +1,138 @@
+"""The words of the fleet: states, what the gateway gets, and the one interface between the two.
+
+The gateway knows `FleetPort` and nothing else of the fleet, so that the two can be apart: today they
+share a process, later a socket may lie between them. Nothing here assumes that a replica is local.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+
+class State(StrEnum):
+    """Of a model and of a replica; the same words in the API, the metrics and the command line."""
+
+    COLD = "cold"
+    QUEUED = "queued"
+    FETCHING = "fetching"
+    STARTING = "starting"
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a replica listens: `unix` with a path, or `tcp` with host:port."""
+
+    scheme: str
+    location: str
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.location}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to send one request to one replica. Give it back with `release`, always."""
+
+    id: int
+    model: str
+    """The catalog's name, also when the client used an alias."""
+    replica_id: str
+    address: Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a model is on its way to ready; what is not known is left out, never guessed."""
+
+    state: State
+    stage: str
+    """The state, in words for a person: `fetching weights`, `loading`."""
+    progress: float | None = None
+    """0 to 1, of the stage."""
+    eta_s: float | None = None
+
+    def as_detail(self) -> dict[str, Any]:
+        """For the body of a 503."""
+        return {
+            "state": self.state.value,
+            "stage": self.stage,
+            "progress": self.progress,
+            "eta_s": self.eta_s,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaStatus:
+    id: str
+    model: str
+    state: State
+    pid: int | None
+    engine: str
+    address: str
+    in_flight: int
+    memory_bytes: int | None
+    started_at: str
+    """ISO 8601, UTC."""
+    stages_s: dict[str, float] = field(default_factory=dict)
+    """How long each stage of its start took."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStatus:
+    name: str
+    family: str
+    state: State
+    stage: str
+    progress: float | None
+    eta_s: float | None
+    in_flight: int
+    waiting: int
+    memory_bytes: int | None
+    unloads_in_s: float | None
+    """None: not loaded, busy, or never."""
+    error: str | None
+    """Why it is `failed`."""
+    retry_in_s: float | None
+    """When a request would try again."""
+    replicas: Sequence[ReplicaStatus] = ()
+
+
+class FleetPort(Protocol):
+    """What the gateway, and whoever serves `/api`, may ask of the fleet."""
+
+    async def acquire(self, model: str, *, wait_s: float | None = None) -> Lease:
+        """A lease on a ready replica of a catalogued model (by name or alias).
+
+        Waits while the model is brought up, at most `wait_s` (None: the platform's budget), then raises
+        ModelNotReady; the load goes on. Raises ModelNotFound, EngineNotInstalled, FetchFailed, LoadFailed,
+        QueueFull or ShuttingDown at once when they are certain. Cancelling withdraws the request.
+        """
+
+    def release(self, lease: Lease, *, died: bool = False) -> None:
+        """Give a lease back; twice is harmless. `died`: the replica broke off, so look at it at once."""
+
+    def progress(self, model: str) -> Progress:
+        """How far the model is, for heartbeats. Advisory; raises ModelNotFound."""
+
+    def snapshot(self) -> Sequence[ModelStatus]:
+        """All models of the catalog, by name. Advisory."""
+
+    async def load(self, model: str, *, wait_s: float | None = None) -> ModelStatus:
+        """Bring a model up without a request; as `acquire`, but leaves no lease. `wait_s=0`: do not wait."""
+
+    async def stop(self, model: str) -> ModelStatus:
+        """Let its requests end, then unload it. Returns when it is cold. Idempotent."""
+
+    def events(self) -> AsyncIterator[dict[str, Any]]:
+        """First `{"type": "snapshot", "seq": n, "models": […]}`, then one of
+        `{"type": "model", "seq": n, "model": {…}}` for each change.
+
+        A reader that does not keep up loses intermediate states, never the last one.
+        """

@@ -1,0 +1,165 @@
+"""Which plugins there are, read from entry points and manifests; nothing of a plugin is imported here.
+
+An entry point of group `ekiben.plugins` maps a plugin's id to its package. The manifest lies in the
+package, or, in an editable checkout, beside it. A plugin that cannot be used is kept with the reason,
+so that it can be shown, and never takes others down.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from pydantic import ValidationError
+
+from ekiben.contract.manifest import API_VERSION, Manifest, PluginKind
+
+ENTRY_POINT_GROUP = "ekiben.plugins"
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """A plugin whose manifest is in order. Its requirements may still be missing."""
+
+    manifest: Manifest
+    distribution: str
+    version: str
+    folder: Path
+    """Where its manifest lies."""
+
+    @property
+    def missing(self) -> list[str]:
+        """The requirements that this interpreter does not satisfy."""
+        return [text for text in self.manifest.requires if not _satisfied(text)]
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenPlugin:
+    """A plugin that cannot be used, and why."""
+
+    id: str
+    distribution: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plugins:
+    """What was found."""
+
+    usable: Mapping[str, Plugin] = field(default_factory=dict)
+    broken: tuple[BrokenPlugin, ...] = ()
+
+    def engines(self) -> dict[str, Plugin]:
+        return {i: p for i, p in self.usable.items() if p.manifest.kind is PluginKind.ENGINE}
+
+    def sources(self) -> dict[str, Plugin]:
+        return {i: p for i, p in self.usable.items() if p.manifest.kind is PluginKind.SOURCE}
+
+
+def discover() -> Plugins:
+    """Look through the installed distributions. Reads files only; takes a few milliseconds."""
+    found: dict[str, list[tuple[str, metadata.EntryPoint]]] = {}
+    for entry_point in metadata.entry_points(group=ENTRY_POINT_GROUP):
+        distribution = entry_point.dist.name if entry_point.dist else "unknown"
+        found.setdefault(entry_point.name, []).append((distribution, entry_point))
+    usable: dict[str, Plugin] = {}
+    broken: list[BrokenPlugin] = []
+    for plugin_id, offers in sorted(found.items()):
+        result = _choose(plugin_id, offers)
+        if isinstance(result, Plugin):
+            usable[plugin_id] = result
+        else:
+            broken.append(result)
+    return Plugins(usable, tuple(broken))
+
+
+def _choose(plugin_id: str, offers: Iterable[tuple[str, metadata.EntryPoint]]) -> Plugin | BrokenPlugin:
+    distinct = {(distribution, ep.value): ep for distribution, ep in offers}
+    if len(distinct) > 1:
+        names = ", ".join(sorted(distribution for distribution, _ in distinct))
+        return BrokenPlugin(
+            plugin_id, names, f"{plugin_id!r} is offered by {names}: uninstall all of them but one"
+        )
+    ((distribution, package), entry_point) = next(iter(distinct.items()))
+    try:
+        manifest, folder = read_manifest(package)
+    except (OSError, ValueError) as error:
+        return BrokenPlugin(plugin_id, distribution, _one_line(error))
+    if manifest.api != API_VERSION:
+        reason = f"written for API {manifest.api}, this platform has API {API_VERSION}: install one that fits"
+        return BrokenPlugin(plugin_id, distribution, reason)
+    if manifest.id != plugin_id or manifest.package != package:
+        reason = (
+            f"its manifest says {manifest.id!r} in {manifest.package!r}, "
+            f"its entry point says {plugin_id!r} in {package!r}"
+        )
+        return BrokenPlugin(plugin_id, distribution, reason)
+    version = entry_point.dist.version if entry_point.dist else "unknown"
+    return Plugin(manifest, distribution, version, folder)
+
+
+def read_manifest(package: str) -> tuple[Manifest, Path]:
+    """The manifest of a top-level package, and the folder it lies in. Raises OSError or ValueError."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(f"the package {package!r} cannot be found")
+    home = Path(spec.origin).parent
+    for folder in (home, home.parent):
+        path = folder / "plugin.toml"
+        if path.is_file():
+            return parse_manifest(path), folder
+    raise FileNotFoundError(f"there is no plugin.toml in {home} or beside it")
+
+
+def parse_manifest(path: Path) -> Manifest:
+    """Raises ValueError, with the file's name, when it is not a manifest."""
+    try:
+        # The API version is judged first: another version may well have other fields.
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        if isinstance(table.get("api"), int) and table["api"] != API_VERSION:
+            table = {key: table[key] for key in ("id", "kind", "api", "name", "object") if key in table} | {
+                "summary": "",
+                str(table.get("kind", "source")): _EMPTY_SECTION.get(str(table.get("kind")), {}),
+            }
+        return Manifest.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ValueError(f"{path}: {where}: {first['msg']}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+_EMPTY_SECTION: dict[str, dict[str, list[str]]] = {
+    "engine": {"families": ["llm"], "abilities": ["chat"], "formats": ["unknown"]},
+    "source": {},
+}
+
+
+def load_object(plugin: Plugin) -> object:
+    """Import the plugin and make its Engine or Source. Only for the processes that run plugins.
+
+    Raises whatever the plugin raises.
+    """
+    module_name, _, attribute = plugin.manifest.object.partition(":")
+    module = importlib.import_module(module_name)
+    made: object = getattr(module, attribute)()
+    return made
+
+
+def _satisfied(text: str) -> bool:
+    try:
+        requirement = Requirement(text)
+        installed = metadata.version(requirement.name)
+    except (InvalidRequirement, metadata.PackageNotFoundError):
+        return False
+    return requirement.specifier.contains(installed, prereleases=True)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

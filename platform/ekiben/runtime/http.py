@@ -1,0 +1,298 @@
+"""Requests and responses inside a replica: bodies with bounds, SSE framing, the error envelope.
+
+Raw ASGI, since a mounted framework costs more than most of what the engines need for a token. Routes
+are `Route` values; each ability's module has a list of them; `ekiben.runtime.asgi` dispatches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, MutableMapping
+from contextlib import aclosing, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from python_multipart.multipart import parse_options_header
+
+from ekiben.contract.engine import LoadedModel
+from ekiben.contract.model import Ability, ModelSpec
+from ekiben.errors import (
+    EkibenError,
+    InvalidRequest,
+    RequestTooLarge,
+    UnsupportedMediaType,
+    envelope,
+)
+from ekiben.runtime.form import MAX_FORM_BYTES, Form, FormReader
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+MAX_JSON_BYTES: Final = 32 * 2**20
+
+
+SSE_DONE: Final = b"data: [DONE]\n\n"
+
+
+class ClientGone(Exception):
+    """The client hung up; nobody is left to be answered."""
+
+
+class StreamBroken(Exception):
+    """A stream without a way to tell errors failed half way: the server must cut the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole response."""
+
+    body: bytes
+    content_type: str = "application/json"
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A response that is sent as it is made. Closed when the client leaves.
+
+    `events`: the chunks are SSE, so an error after the first is told as a `data: {"error": …}` event; in
+    other streams the connection is broken off instead, so that no client takes half for whole.
+    """
+
+    chunks: AsyncGenerator[bytes, None]
+    content_type: str = "text/event-stream; charset=utf-8"
+    events: bool = True
+
+
+class Request:
+    """One request to the replica's model. `respond` has read the body before a handler sees it."""
+
+    def __init__(self, scope: Scope, receive: Receive, model: ModelSpec, loaded: LoadedModel) -> None:
+        self.model = model
+        self.loaded = loaded
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.raw = b""
+        """The body, unless it is a form."""
+        self._receive = receive
+        self._form: Form | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def header(self, name: str, default: str = "") -> str:
+        """A header by its lower-case name."""
+        value = self.headers.get(name.encode("latin-1"))
+        return default if value is None else value.decode("latin-1")
+
+    @property
+    def request_id(self) -> str:
+        """As minted by the gateway; empty when a Bento is served alone and the client sent none."""
+        return self.header("x-request-id")
+
+    @property
+    def content_type(self) -> str:
+        """Without parameters, lower case."""
+        return self.header("content-type").partition(";")[0].strip().lower()
+
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object. Raises UnsupportedMediaType and InvalidRequest."""
+        if self.content_type not in ("application/json", ""):
+            raise UnsupportedMediaType(f"content-type must be application/json, not {self.content_type!r}")
+        return parse_json_object(self.raw)
+
+    def form(self) -> Form:
+        """The body as multipart/form-data, its files on disk. Raises UnsupportedMediaType."""
+        if self._form is None:
+            raise UnsupportedMediaType(
+                f"content-type must be multipart/form-data, not {self.content_type or 'absent'!r}"
+            )
+        return self._form
+
+    async def read(self) -> None:
+        """Receive the whole body, within bounds. Raises ClientGone and what a broken body deserves."""
+        if self.content_type == "multipart/form-data":
+            await self._read_form()
+        else:
+            self.raw = b"".join([chunk async for chunk in self._chunks(MAX_JSON_BYTES)])
+
+    async def wait_for_disconnect(self) -> None:
+        """Returns when the client has left. Only after `read`."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    def close(self) -> None:
+        """Remove what was spooled to disk."""
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    async def _read_form(self) -> None:
+        _, options = parse_options_header(self.headers[b"content-type"])
+        boundary = options.get(b"boundary")
+        if not boundary:
+            raise InvalidRequest("the content-type multipart/form-data needs a boundary")
+        self._folder = tempfile.TemporaryDirectory(prefix="ekiben-upload-")
+        with closing(FormReader(Path(self._folder.name), boundary)) as reader:
+            async for chunk in self._chunks(MAX_FORM_BYTES):
+                reader.feed(chunk)
+            self._form = reader.finish()
+
+    async def _chunks(self, limit_bytes: int) -> AsyncGenerator[bytes, None]:
+        declared = self.header("content-length")
+        if declared.isdigit() and int(declared) > limit_bytes:
+            raise RequestTooLarge(f"the body has {declared} bytes, the limit is {limit_bytes}")
+        received = 0
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunk: bytes = message.get("body", b"")
+            received += len(chunk)
+            if received > limit_bytes:
+                raise RequestTooLarge(f"the body is larger than the limit of {limit_bytes} bytes")
+            more = message.get("more_body", False)
+            if chunk:
+                yield chunk
+
+
+Handler: TypeAlias = Callable[[Request], Awaitable[Answer | Stream]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A path that a replica serves when its model has one of the abilities."""
+
+    method: str
+    path: str
+    abilities: frozenset[Ability]
+    handler: Handler
+
+
+def parse_json_object(raw: bytes) -> dict[str, Any]:
+    """A JSON object of strict JSON (no NaN, no duplicate keys). Raises InvalidRequest."""
+    try:
+        value = json.loads(raw, parse_constant=_refuse_constant, object_pairs_hook=_unique_pairs)
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"the body must be a JSON object, not {type(value).__name__}")
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} is given twice")
+    return value
+
+
+async def respond(request: Request, handler: Handler, send: Send) -> None:
+    """Answer a request: read it, run the handler, cancel it as soon as the client leaves."""
+    try:
+        try:
+            await request.read()
+        except EkibenError as error:
+            await send_answer(error_answer(error), send)
+            return
+        await _until_disconnect(request, _answer(request, handler, send))
+    except ClientGone:
+        return
+    finally:
+        request.close()
+
+
+async def _until_disconnect(request: Request, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`; when the client leaves first, cancel it and wait until it has let go of the engine."""
+    working = asyncio.create_task(work, name=f"answer {request.path}")
+    watching = asyncio.create_task(request.wait_for_disconnect(), name=f"watch {request.path}")
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        watching.cancel()
+        if not working.done():
+            working.cancel()
+        await asyncio.wait({working, watching})
+    if not working.cancelled() and (error := working.exception()):
+        raise error
+
+
+async def _answer(request: Request, handler: Handler, send: Send) -> None:
+    try:
+        answer = await handler(request)
+        if isinstance(answer, Stream):
+            await _send_stream(answer, send)
+        else:
+            await send_answer(answer, send)
+    except EkibenError as error:
+        await send_answer(error_answer(error), send)
+
+
+async def send_answer(answer: Answer, send: Send) -> None:
+    """A whole response in two messages."""
+    headers = [
+        (b"content-type", answer.content_type.encode("latin-1")),
+        (b"content-length", str(len(answer.body)).encode("latin-1")),
+        *((name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()),
+    ]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+async def _send_stream(stream: Stream, send: Send) -> None:
+    """The headers wait for the first chunk, so that an error before it still gets its own status."""
+    async with aclosing(stream.chunks) as chunks:
+        first = await anext(chunks, b"")
+        await send({"type": "http.response.start", "status": 200, "headers": _stream_headers(stream)})
+        await send({"type": "http.response.body", "body": first, "more_body": True})
+        try:
+            async for chunk in chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except EkibenError as error:
+            if not stream.events:
+                raise StreamBroken from error
+            await send({"type": "http.response.body", "body": sse_error(error), "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _stream_headers(stream: Stream) -> list[tuple[bytes, bytes]]:
+    headers = [(b"content-type", stream.content_type.encode("latin-1"))]
+    if stream.events:
+        headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+    return headers
+
+
+def error_answer(error: EkibenError) -> Answer:
+    """The OpenAI envelope with its status and headers."""
+    return Answer(json.dumps(envelope(error)).encode(), status=error.status, headers=error.headers())
+
+
+def sse(data: bytes) -> bytes:
+    """One event that carries JSON."""
+    return b"data: " + data + b"\n\n"
+
+
+def sse_error(error: EkibenError) -> bytes:
+    """The event after which a stream ends, without `[DONE]`."""
+    return sse(json.dumps(envelope(error)).encode())
+
+
+async def sse_stream(objects: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """JSON objects as the events of a completed OpenAI stream, `[DONE]` at its end only."""
+    async with aclosing(objects):
+        async for item in objects:
+            yield sse(item)
+    yield SSE_DONE

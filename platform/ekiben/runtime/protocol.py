@@ -1,0 +1,64 @@
+"""What the fleet tells a replica, and what the replica reports back.
+
+The fleet writes an order to a file and starts `python -m ekiben.runtime.replica FILE`; the replica
+writes reports, one JSON object a line, to the file descriptor that the order names. Both sides import
+this module, which is why it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from ekiben.contract.model import ModelSpec
+
+
+class Stage(StrEnum):
+    """Where a replica is on its way; `starting` is everything before the engine's load begins."""
+
+    STARTING = "starting"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Order(_Message):
+    """One replica to be."""
+
+    replica_id: str
+    model: ModelSpec
+    variant: int
+    """Index into `model.variants`."""
+    weights: Path
+    device: str = "cpu"
+    """`cpu`, or `cuda:0` and the like; counted among the devices made visible to the process."""
+    threads: int
+    folder: Path
+    """The replica's own folder, mode 0700: socket, scratch, metrics; removed by the fleet afterwards."""
+    socket: Path
+    """Unix socket to serve on."""
+    bento: Path
+    """Folder of the family's Bento."""
+    report_fd: int
+    parent_pid: int
+    """The replica ends when this process does."""
+
+
+class Report(_Message):
+    """One line of news from a replica."""
+
+    stage: Stage
+    progress: float | None = None
+    """0 to 1, of the load."""
+    memory_bytes: int | None = None
+    """With `loading`: the engine's estimate. With `ready`: what is resident."""
+    error: str | None = None
+    """With `failed`: why, in one sentence."""
+    detail: dict[str, Any] | None = None

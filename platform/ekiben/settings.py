@@ -1,0 +1,144 @@
+"""All settings, typed, and where each value came from. The only reader of environment variables.
+
+Layers, later ones win: defaults, `$EKIBEN_HOME/ekiben.yaml`, `EKIBEN_*` variables, flags.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from ekiben.contract.model import KeepAlive
+from ekiben.errors import ConfigError
+
+PREFIX = "EKIBEN_"
+CONFIG_FILE = "ekiben.yaml"
+
+
+class Settings(BaseModel):
+    """Every field is a key of `ekiben.yaml`, a variable `EKIBEN_<FIELD>`, and where useful a flag."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    home: Path = Field(Path("~/.ekiben"), description="database, weights, sockets and logs live here")
+    host: str = Field("127.0.0.1", description="address to listen on; others than loopback need a key")
+    port: int = Field(3000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    api_key: SecretStr | None = Field(None, description="key that every request must carry")
+    no_auth: bool = Field(False, description="listen on any address without a key")
+    keep_alive: KeepAlive = Field(
+        300.0, description="idle time until a model is unloaded: 5m, 0 = at once, never"
+    )
+    wait_s: float = Field(600.0, gt=0, description="how long a request is held for a cold model, in seconds")
+    heartbeat_s: float = Field(
+        2.0, gt=0, description="pause between comments to a waiting stream, in seconds"
+    )
+    start_timeout_s: float = Field(
+        900.0, gt=0, description="a replica that is not ready after so many seconds is given up"
+    )
+    drain_s: float = Field(30.0, ge=0, description="how long running requests may go on when stopping")
+    max_waiting: int = Field(1024, ge=1, description="requests that may wait for one model")
+    max_body_bytes: int = Field(512 * 2**20, ge=1024, description="largest request body")
+    threads: int = Field(0, ge=0, description="CPU threads of one replica; 0: all that the process may use")
+    log_level: str = Field(
+        "info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSettings:
+    """The values, and for each field the layer it came from: `default`, a file, a variable or `flag`."""
+
+    values: Settings
+    origins: Mapping[str, str]
+
+
+def load_settings(
+    flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None
+) -> LoadedSettings:
+    """Merge the layers. Raises ConfigError that names the layer and the field. Creates nothing."""
+    env = os.environ if environment is None else environment
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    from_env = {
+        name: env[PREFIX + name.upper()]
+        for name in Settings.model_fields
+        if env.get(PREFIX + name.upper(), "") != ""
+    }
+    home = Path(given.get("home") or from_env.get("home") or Settings.model_fields["home"].default)
+    home = home.expanduser().absolute()
+    path = home / CONFIG_FILE
+    layers: list[tuple[str, Mapping[str, Any]]] = [
+        (str(path), _read_yaml(path)),
+        ("environment", from_env),
+        ("flag", given),
+    ]
+    merged: dict[str, Any] = {}
+    origins = dict.fromkeys(Settings.model_fields, "default")
+    for layer, values in layers:
+        for name, value in values.items():
+            merged[name] = value
+            origins[name] = f"${PREFIX}{name.upper()}" if layer == "environment" else layer
+    merged["home"] = home
+    try:
+        return LoadedSettings(Settings.model_validate(merged), origins)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise ConfigError(f"setting {name!r} (from {origins.get(name, path)}): {first['msg']}") from None
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold settings as `name: value` lines")
+    if "home" in values:
+        raise ConfigError(f"{path}: home is where this file lies; set it with EKIBEN_HOME or --home")
+    if unknown := set(map(str, values)) - set(Settings.model_fields):
+        raise ConfigError(f"{path}: no such setting: {', '.join(sorted(unknown))}")
+    return values
+
+
+def process_environment() -> dict[str, str]:
+    """A copy of the variables, for a child process or a source plugin."""
+    return dict(os.environ)
+
+
+@dataclass(frozen=True, slots=True)
+class StandaloneSettings:
+    """What a Bento that is served alone, without the platform, is told by its environment."""
+
+    model: str | None
+    """Catalog name, path of a spec, or path of weights: `EKIBEN_MODEL`."""
+    order: Path | None
+    """Set by the fleet: `EKIBEN_ORDER`."""
+    home: Path
+    device: str
+    threads: int
+
+
+def load_standalone_settings(environment: Mapping[str, str] | None = None) -> StandaloneSettings:
+    """Raises ConfigError."""
+    env = os.environ if environment is None else environment
+    threads = env.get(PREFIX + "THREADS", "0")
+    if not threads.isdigit():
+        raise ConfigError(f"EKIBEN_THREADS must be a number of threads, not {threads!r}")
+    order = env.get(PREFIX + "ORDER")
+    return StandaloneSettings(
+        model=env.get(PREFIX + "MODEL") or None,
+        order=Path(order) if order else None,
+        home=Path(env.get(PREFIX + "HOME") or "~/.ekiben").expanduser().absolute(),
+        device=env.get(PREFIX + "DEVICE") or "cpu",
+        threads=int(threads),
+    )
