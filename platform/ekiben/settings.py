@@ -44,6 +44,9 @@ class Settings(BaseModel):
     drain_s: float = Field(30.0, ge=0, description="how long running requests may go on when stopping")
     max_waiting: int = Field(1024, ge=1, description="requests that may wait for one model")
     max_body_bytes: int = Field(512 * 2**20, ge=1024, description="largest request body")
+    device: str = Field(
+        "cpu", pattern=r"^(cpu|(cuda|rocm):\d+)$", description="where replicas run: cpu, cuda:0, rocm:0"
+    )
     threads: int = Field(0, ge=0, description="CPU threads of one replica; 0: all that the process may use")
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error"

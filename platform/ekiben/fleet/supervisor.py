@@ -199,14 +199,18 @@ class Supervisor:
             async with asyncio.timeout(grace_s):
                 await self._until_quiet()
         except TimeoutError:
-            for facts in self._replicas.values():
-                facts.process.kill()
+            self.kill_all()
             await self._until_quiet()
         finally:
             self._feed.close()
             if self._alarm is not None:
                 self._alarm.cancel()
             self._launcher.close()
+
+    def kill_all(self) -> None:
+        """End every process now; the requests on them break off."""
+        for facts in self._replicas.values():
+            facts.process.kill()
 
     # Tickets
 

@@ -1,0 +1,266 @@
+"""The composition root: the only place that makes the parts and wires them together."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import gc
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import IO, Final
+
+import click
+import uvicorn
+import uvloop
+
+from ekiben import __version__
+from ekiben.catalog.catalog import Catalog
+from ekiben.catalog.weights import WeightsStore
+from ekiben.errors import ConfigError
+from ekiben.fleet.core import FleetCore
+from ekiben.fleet.launcher import SpawnLauncher
+from ekiben.fleet.preparer import CatalogPreparer
+from ekiben.fleet.supervisor import Supervisor
+from ekiben.gateway.app import Gateway, check_exposure
+from ekiben.plugins.discovery import Plugins, discover
+from ekiben.settings import LoadedSettings, Settings, process_environment
+from ekiben.store.database import Database
+from ekiben.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+SECRET_VARIABLES: Final = ("EKIBEN_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MODELSCOPE_API_TOKEN")
+"""Variables that no replica needs, and so none gets."""
+
+
+KEEP_ALIVE_S: Final = 75
+"""How long an idle connection of a client is kept: longer than the pools of common clients and proxies."""
+TRY_MODEL: Final = "smollm2-135m-instruct"
+
+
+class Home:
+    """The folder of one platform: made, locked, and described for those who look for a running platform."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run = path / "run"
+        self.logs = path / "logs"
+        self._lock: IO[str] | None = None
+
+    def open(self) -> None:
+        """Make the folders and take the lock. Raises ConfigError when that cannot be."""
+        try:
+            for folder in (self.path, self.run, self.logs):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = (self.path / "lock").open("w", encoding="utf-8")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another platform runs on {self.path}: stop it, or choose another home with --home"
+            ) from None
+        except OSError as error:
+            raise ConfigError(f"the home folder {self.path} cannot be used: {error}") from None
+
+    def announce(self, url: str) -> None:
+        """Let the command line find this platform."""
+        path = self.run / "platform.json"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"pid": os.getpid(), "url": url}), encoding="utf-8")
+        temporary.replace(path)
+
+    def close(self) -> None:
+        """Give the lock back. The kernel does the same when the process dies."""
+        (self.run / "platform.json").unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.close()
+
+
+class App:
+    """One platform: `start` it on a running loop, serve `gateway`, `stop` it."""
+
+    def __init__(self, loaded: LoadedSettings) -> None:
+        self.settings = loaded.values
+        self.home = Home(loaded.values.home)
+        self._loaded = loaded
+        self._database: Database | None = None
+        self._supervisor: Supervisor | None = None
+        self.gateway: Gateway | None = None
+
+    async def start(self) -> Gateway:
+        """Take the home and put everything together. Raises ConfigError; nothing is left behind then."""
+        check_exposure(self.settings)
+        self.home.open()
+        try:
+            self._database = Database.open(f"sqlite:///{self.home.path / 'ekiben.db'}")
+            plugins = discover()
+            catalog = Catalog(self._database, plugins)
+            weights = WeightsStore(self.home.path, plugins)
+            self._supervisor = make_supervisor(self.settings, self.home, catalog, plugins, weights)
+            self.gateway = Gateway(
+                fleet=self._supervisor,
+                catalog=catalog,
+                plugins=plugins,
+                settings=self._loaded,
+                metrics=Metrics(self._supervisor),
+            )
+            await self.gateway.startup()
+        except BaseException:
+            self.home.close()
+            raise
+        return self.gateway
+
+    def hurry(self) -> None:
+        """Do not wait for running requests any longer."""
+        if self._supervisor is not None:
+            self._supervisor.kill_all()
+
+    async def stop(self) -> None:
+        """Let requests end, stop every replica, close everything. Returns when no process is left."""
+        if self._supervisor is not None:
+            await self._supervisor.shutdown(self.settings.drain_s + 5)
+        if self.gateway is not None:
+            await self.gateway.shutdown()
+        if self._database is not None:
+            self._database.close()
+        self.home.close()
+
+
+def make_supervisor(
+    settings: Settings, home: Home, catalog: Catalog, plugins: Plugins, weights: WeightsStore
+) -> Supervisor:
+    """The fleet with its launcher and preparer."""
+    environment = {k: v for k, v in process_environment().items() if k not in SECRET_VARIABLES}
+    return Supervisor(
+        core=FleetCore(
+            start_timeout_s=settings.start_timeout_s,
+            drain_s=settings.drain_s,
+            max_waiting=settings.max_waiting,
+        ),
+        models=catalog,
+        preparer=CatalogPreparer(
+            plugins=plugins,
+            weights=weights,
+            device=settings.device,
+            threads=settings.threads or len(os.sched_getaffinity(0)),
+        ),
+        launcher=SpawnLauncher(run_folder=home.run, log_folder=home.logs, environment=environment),
+        log_folder=home.logs,
+        keep_alive_s=settings.keep_alive,
+        wait_s=settings.wait_s,
+    )
+
+
+def run(loaded: LoadedSettings) -> int:
+    """The platform in the foreground, until SIGINT or SIGTERM. Returns the exit code.
+
+    Raises ConfigError when it cannot start.
+    """
+    settings = loaded.values
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    with (
+        bind(settings.host, settings.port) as listener,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(serve(App(loaded), listener))
+    return 0
+
+
+async def serve(app: App, listener: socket.socket) -> None:
+    """Serve until a signal comes, then drain: what runs may end, what comes is told 503."""
+    gateway = await app.start()
+    server = _Server(
+        uvicorn.Config(
+            gateway,
+            http="httptools",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=1,
+        )
+    )
+    url = url_of(listener)
+    app.home.announce(url)
+    gc.freeze()
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="http server")
+    click.echo(greeting(url, with_key=app.settings.api_key is not None))
+    asked = asyncio.create_task(server.asked_to_stop.wait(), name="signals")
+    try:
+        await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
+        gateway.drain()
+        server.on_second_signal = app.hurry
+    finally:
+        asked.cancel()
+        await app.stop()
+        server.should_exit = True
+        await serving
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but a signal is told to us first: replicas are drained while it still serves."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.asked_to_stop = asyncio.Event()
+        self.on_second_signal: Callable[[], None] = self.asked_to_stop.set
+        self._loop = asyncio.get_running_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        again = self.asked_to_stop.is_set()
+        self._loop.call_soon_threadsafe(self.on_second_signal if again else self.asked_to_stop.set)
+
+
+def url_of(listener: socket.socket) -> str:
+    """How a client on this machine reaches the listener."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def greeting(url: str, *, with_key: bool) -> str:
+    """What to try next: lines that work as they stand."""
+    header = ' -H "authorization: Bearer $EKIBEN_API_KEY"' if with_key else ""
+    key = "os.environ['EKIBEN_API_KEY']" if with_key else '"none"'
+    imports = "import os\nfrom openai import OpenAI" if with_key else "from openai import OpenAI"
+    return f"""\
+Ekiben {__version__} is ready on {url}
+
+Try it:
+curl {url}/v1/chat/completions{header} -H "content-type: application/json" \\
+  -d '{{"model": "{TRY_MODEL}", "messages": [{{"role": "user", "content": "Name three fruits."}}]}}'
+
+Or in Python:
+{imports}
+client = OpenAI(base_url="{url}/v1", api_key={key})
+messages = [{{"role": "user", "content": "Name three fruits."}}]
+print(client.chat.completions.create(model="{TRY_MODEL}", messages=messages).choices[0].message.content)
+
+All models: ekiben model ls    What runs: ekiben ps    Stop: Ctrl-C
+"""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ConfigError when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror}: choose another with --host and --port"
+        ) from None
+    listener.set_inheritable(False)
+    return listener
