@@ -22,6 +22,7 @@ from ekiben.contract.model import Ability, ModelSpec
 from ekiben.errors import (
     EkibenError,
     InvalidRequest,
+    ModelNotFound,
     RequestTooLarge,
     UnsupportedMediaType,
     envelope,
@@ -198,6 +199,19 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {twice!r} is given twice")
     return value
+
+
+def check_model_name(request: Request, name: object) -> str:
+    """The `model` of a body, which must mean this replica's model. Raises InvalidRequest, ModelNotFound."""
+    if name is None:
+        raise InvalidRequest("'model' is required", param="model")
+    if not isinstance(name, str):
+        raise InvalidRequest("'model' must be a text", param="model")
+    if not request.model.answers_to(name):
+        raise ModelNotFound(
+            f"the model {name[:128]!r} is not served here; this is {request.model.name!r}", param="model"
+        )
+    return name
 
 
 async def respond(request: Request, handler: Handler, send: Send) -> None:
