@@ -101,6 +101,20 @@ class Request:
         """Without parameters, lower case."""
         return self.header("content-type").partition(";")[0].strip().lower()
 
+    def check_model(self, name: object) -> None:
+        """Whether the client means this replica's model, by its name or an alias.
+
+        Raises InvalidRequest when it names none, ModelNotFound when it names another.
+        """
+        if name is None or name == "":
+            raise InvalidRequest("you must provide a model parameter", param="model")
+        if not isinstance(name, str):
+            raise InvalidRequest(f"model must be a string, not {type(name).__name__}", param="model")
+        if not self.model.answers_to(name):
+            raise ModelNotFound(
+                f"the model {name[:128]!r} is not served here: this is {self.model.name!r}", param="model"
+            )
+
     def json(self) -> dict[str, Any]:
         """The body as a JSON object. Raises UnsupportedMediaType and InvalidRequest."""
         if self.content_type not in ("application/json", ""):
