@@ -51,13 +51,18 @@ from ekiben.fleet.types import Address, Lease, ModelStatus, Progress
 logger = logging.getLogger(__name__)
 
 
+class CatalogEntry(Protocol):
+    @property
+    def spec(self) -> ModelSpec: ...
+
+
 class Models(Protocol):
     """What the fleet needs of the catalog."""
 
-    def spec(self, name: str) -> ModelSpec:
+    def get(self, name: str) -> CatalogEntry:
         """By name or alias. Raises ModelNotFound."""
 
-    def specs(self) -> Sequence[ModelSpec]:
+    def entries(self) -> Sequence[CatalogEntry]:
         """All of them, by name."""
 
 
@@ -115,7 +120,7 @@ class Supervisor:
     # FleetPort
 
     async def acquire(self, model: str, *, wait_s: float | None = None) -> Lease:
-        spec = self._models.spec(model)
+        spec = self._models.get(model).spec
         ticket, replica = await self._ask(spec, Want.LEASE, wait_s)
         if replica is None:
             raise AssertionError("a lease was granted without a replica")
@@ -131,16 +136,16 @@ class Supervisor:
 
     def status(self, model: str) -> ModelStatus:
         """One model. Raises ModelNotFound."""
-        spec = self._models.spec(model)
+        spec = self._models.get(model).spec
         now = self._clock.monotonic()
         return model_status(spec, self._core, self._replicas, now=now)
 
     def snapshot(self) -> Sequence[ModelStatus]:
         now = self._clock.monotonic()
-        return [model_status(s, self._core, self._replicas, now=now) for s in self._models.specs()]
+        return [model_status(s, self._core, self._replicas, now=now) for s in self._specs()]
 
     async def load(self, model: str, *, wait_s: float | None = None) -> ModelStatus:
-        spec = self._models.spec(model)
+        spec = self._models.get(model).spec
         if wait_s == 0:
             self._post(self._arrival(spec, Want.LOADED))
         else:
@@ -148,7 +153,7 @@ class Supervisor:
         return self.status(model)
 
     async def pull(self, model: str, *, wait_s: float | None = None) -> ModelStatus:
-        spec = self._models.spec(model)
+        spec = self._models.get(model).spec
         if wait_s == 0:
             self._post(self._arrival(spec, Want.WEIGHTS))
         else:
@@ -156,7 +161,7 @@ class Supervisor:
         return self.status(model)
 
     async def stop(self, model: str) -> ModelStatus:
-        spec = self._models.spec(model)
+        spec = self._models.get(model).spec
         ticket = next(self._numbers)
         future = self._register(ticket)
         self._post(Stop(ticket, spec.name))
@@ -165,13 +170,13 @@ class Supervisor:
 
     async def forget(self, model: str) -> None:
         """Stop a model and drop its state: it is leaving the catalog, or has a new spec."""
-        name = self._models.spec(model).name
+        name = self._models.get(model).spec.name
         await self.stop(name)
         self._post(Forget(name))
 
     def log_path(self, model: str) -> Path:
         """Where the model's replicas write. The file may not exist yet. Raises ModelNotFound."""
-        return log_path(self._log_folder, self._models.spec(model).name)
+        return log_path(self._log_folder, self._models.get(model).spec.name)
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         async for sequence, names in self._feed.follow():
@@ -180,7 +185,7 @@ class Supervisor:
                 yield {"type": "snapshot", "seq": sequence, "models": models}
                 continue
             for name in names:
-                known = {spec.name for spec in self._models.specs()}
+                known = {spec.name for spec in self._specs()}
                 if name in known:
                     yield {"type": "model", "seq": sequence, "model": asdict(self.status(name))}
                 else:
@@ -211,6 +216,9 @@ class Supervisor:
         """End every process now; the requests on them break off."""
         for facts in self._replicas.values():
             facts.process.kill()
+
+    def _specs(self) -> list[ModelSpec]:
+        return [entry.spec for entry in self._models.entries()]
 
     # Tickets
 
@@ -326,7 +334,7 @@ class Supervisor:
             self._post(Preparing(model, *meter.read(progress)))
 
         try:
-            self._prepared[model] = await self._preparer.prepare(self._models.spec(model), report)
+            self._prepared[model] = await self._preparer.prepare(self._models.get(model).spec, report)
         except EkibenError as error:
             logger.warning("model %s: %s", model, error.message)
             self._post(Prepared(model, error))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Protocol
 
 
@@ -121,18 +122,34 @@ class FleetPort(Protocol):
     def progress(self, model: str) -> Progress:
         """How far the model is, for heartbeats. Advisory; raises ModelNotFound."""
 
+    def status(self, model: str) -> ModelStatus:
+        """One model, by name or alias. Advisory; raises ModelNotFound."""
+
     def snapshot(self) -> Sequence[ModelStatus]:
         """All models of the catalog, by name. Advisory."""
 
     async def load(self, model: str, *, wait_s: float | None = None) -> ModelStatus:
         """Bring a model up without a request; as `acquire`, but leaves no lease. `wait_s=0`: do not wait."""
 
+    async def pull(self, model: str, *, wait_s: float | None = None) -> ModelStatus:
+        """Bring a model's weights to this machine and no more. `wait_s=0`: do not wait."""
+
     async def stop(self, model: str) -> ModelStatus:
         """Let its requests end, then unload it. Returns when it is cold. Idempotent."""
 
+    async def forget(self, model: str) -> None:
+        """Stop a model and drop its state: it is leaving the catalog, or has a new spec."""
+
+    def changed(self, model: str) -> None:
+        """Tell the readers of `events` that something outside the fleet changed a model."""
+
+    def log_path(self, model: str) -> Path:
+        """Where the model's replicas write. The file may not exist yet. Raises ModelNotFound."""
+
     def events(self) -> AsyncIterator[dict[str, Any]]:
         """First `{"type": "snapshot", "seq": n, "models": […]}`, then one of
-        `{"type": "model", "seq": n, "model": {…}}` for each change.
+        `{"type": "model", "seq": n, "model": {…}}` for each change, and
+        `{"type": "removed", "seq": n, "model": {"name": …}}` when one leaves the catalog.
 
         A reader that does not keep up loses intermediate states, never the last one.
         """

@@ -1,0 +1,56 @@
+# Two commands matter: `make serve` and `make test`. Both install what they need into $(VENV).
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The engines that `make serve` installs; `make serve ENGINES=cpu,sentence_transformers` adds one.
+ENGINES ?= cpu
+TEST_ENGINES := cpu,sentence_transformers,huggingface,modelscope
+
+.DEFAULT_GOAL := help
+.PHONY: help serve install test test-slow lint format bench bench-cold clean
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+serve: $(VENV)/.installed-$(ENGINES) ## install, and run the platform in the foreground
+	@$(BIN)/ekiben up
+
+install: $(VENV)/.installed-$(ENGINES) ## install only
+
+test: $(VENV)/.installed-test ## install what the tests need, and run them all
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.installed-test ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-test ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-test ## rewrite the code in the house's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-test ## the numbers of the README, as JSON lines
+	$(BIN)/python -m tests.bench
+
+clean: ## remove the virtual environment
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: Python 3.11 or newer is needed: set PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[$(TEST_ENGINES)]'
+	@touch $@
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing Ekiben with: $*"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,64 @@
+"""The platform as a BentoML service: `bentoml serve .` at the root is `ekiben up`.
+
+BentoML brings the server and the packaging; the application is the gateway's, as the command line
+serves it. The settings come from `EKIBEN_*` variables and `ekiben.yaml`; host and port are BentoML's.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import bentoml
+from bentoml import Service
+
+from ekiben.app import App
+from ekiben.runtime.parent import die_with_parent
+from ekiben.settings import load_settings
+
+
+class PlatformService(Service[Any]):
+    """Serves the gateway itself instead of BentoML's own application."""
+
+    def to_asgi(self, is_main: bool = True) -> Any:
+        return _Application()
+
+
+class _Application:
+    """Starts the platform with the server's lifespan, then hands every request to the gateway."""
+
+    def __init__(self) -> None:
+        self._app: App | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        assert self._app is not None and self._app.gateway is not None
+        await self._app.gateway(scope, receive, send)
+
+    async def _lifespan(self, receive: Any, send: Any) -> None:
+        await receive()
+        # The supervising process of `bentoml serve` may be killed: no platform without it.
+        die_with_parent(os.getppid())
+        app = App(load_settings())
+        try:
+            await app.start()
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+        self._app = app
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await app.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+@bentoml.service(
+    name="ekiben",
+    service_class=PlatformService,
+    workers=1,
+    traffic={"timeout": 3600},
+)
+class Platform:
+    """One worker, since it owns the fleet."""
