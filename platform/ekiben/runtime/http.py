@@ -101,20 +101,6 @@ class Request:
         """Without parameters, lower case."""
         return self.header("content-type").partition(";")[0].strip().lower()
 
-    def check_model(self, name: object) -> None:
-        """Whether the client means this replica's model, by its name or an alias.
-
-        Raises InvalidRequest when it names none, ModelNotFound when it names another.
-        """
-        if name is None or name == "":
-            raise InvalidRequest("you must provide a model parameter", param="model")
-        if not isinstance(name, str):
-            raise InvalidRequest(f"model must be a string, not {type(name).__name__}", param="model")
-        if not self.model.answers_to(name):
-            raise ModelNotFound(
-                f"the model {name[:128]!r} is not served here: this is {self.model.name!r}", param="model"
-            )
-
     def json(self) -> dict[str, Any]:
         """The body as a JSON object. Raises UnsupportedMediaType and InvalidRequest."""
         if self.content_type not in ("application/json", ""):
@@ -217,8 +203,8 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def check_model_name(request: Request, name: object) -> str:
     """The `model` of a body, which must mean this replica's model. Raises InvalidRequest, ModelNotFound."""
-    if name is None:
-        raise InvalidRequest("'model' is required", param="model")
+    if name is None or name == "":
+        raise InvalidRequest("you must provide a model parameter", param="model")
     if not isinstance(name, str):
         raise InvalidRequest("'model' must be a text", param="model")
     if not request.model.answers_to(name):
