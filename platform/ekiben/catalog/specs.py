@@ -1,0 +1,238 @@
+"""Model specs from YAML: parsed, validated against the contract and the manifests of the plugins.
+
+Every error names file, line and column. Nothing of a plugin is imported, and no store is touched.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from ekiben.catalog.document import MAX_CHARACTERS, Document, Problem, read_document
+from ekiben.catalog.inspect import spec_from_path
+from ekiben.contract.manifest import EngineSection
+from ekiben.contract.manifest import problems as option_problems
+from ekiben.contract.model import ModelSpec, SourceSpec, Variant
+from ekiben.errors import ConfigError
+from ekiben.plugins.discovery import Plugin, Plugins
+
+SPEC_SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
+
+
+def parse_spec(text: str, *, filename: str, plugins: Plugins) -> ModelSpec:
+    """The one spec that `text` holds. Raises ConfigError, one line for each problem."""
+    specs = parse_specs(text, filename=filename, plugins=plugins)
+    if len(specs) != 1:
+        raise ConfigError(f"{filename}:1:1: holds {len(specs)} specs where one is expected")
+    return specs[0]
+
+
+def parse_specs(text: str, *, filename: str, plugins: Plugins) -> list[ModelSpec]:
+    """The specs that `text` holds: one mapping, or a list of them. Raises ConfigError as `parse_spec`."""
+    document = read_document(text, filename=filename)
+    specs = _shaped(document)
+    alone = not isinstance(document.value, list)
+    found = [
+        Problem(problem.location if alone else (index, *problem.location), problem.text, problem.at_key)
+        for index, spec in enumerate(specs)
+        for problem in spec_problems(spec, plugins)
+    ]
+    names = Counter(spec.name for spec in specs)
+    found += [
+        Problem((index, "name"), f"{spec.name!r} is the name of more than one spec in this file")
+        for index, spec in enumerate(specs)
+        if names[spec.name] > 1
+    ]
+    if found:
+        raise document.error(found)
+    return specs
+
+
+def load_spec_file(path: Path, *, plugins: Plugins) -> ModelSpec:
+    """`parse_spec` of a file. Raises ConfigError, also when the file cannot be read."""
+    return parse_spec(_read(path), filename=str(path), plugins=plugins)
+
+
+def load_spec_files(path: Path, *, plugins: Plugins) -> list[ModelSpec]:
+    """`parse_specs` of a file. Raises ConfigError, also when the file cannot be read."""
+    return parse_specs(_read(path), filename=str(path), plugins=plugins)
+
+
+def builtin_specs(plugins: Plugins) -> list[ModelSpec]:
+    """The specs that come with the platform, by name.
+
+    They are not held against `plugins`: a plugin that somebody broke must not take the catalog along.
+    `spec_problems` says what is wrong with one of them.
+    """
+    folder = resources.files("ekiben.catalog") / "builtin"
+    specs: list[ModelSpec] = []
+    for entry in folder.iterdir():
+        if entry.name.endswith(".yaml"):
+            document = read_document(entry.read_text(encoding="utf-8"), filename=entry.name)
+            specs += _shaped(document)
+    return sorted(specs, key=lambda spec: spec.name)
+
+
+def resolve_model(text: str, *, plugins: Plugins) -> ModelSpec:
+    """The built-in model of that name or alias, or the spec in, or made from, the path that `text` is.
+
+    For a Bento that is served alone: what a user added to a platform is not known here.
+    """
+    specs = builtin_specs(plugins)
+    for spec in specs:
+        if spec.answers_to(text):
+            return spec
+    path = Path(text).expanduser()
+    if path.is_file() and path.suffix.lower() in SPEC_SUFFIXES:
+        return load_spec_file(path, plugins=plugins)
+    if path.exists():
+        return spec_from_path(path, plugins=plugins)
+    names = [name for spec in specs for name in (spec.name, *spec.aliases)]
+    raise ConfigError(
+        f"{text!r} is neither a built-in model nor a path that exists{did_you_mean(text, names)} "
+        f"(built in: {', '.join(spec.name for spec in specs)})"
+    )
+
+
+def spec_problems(spec: ModelSpec, plugins: Plugins) -> list[Problem]:
+    """Why the plugins that are here cannot honour the spec; empty when they can."""
+    found: list[Problem] = []
+    for index, alias in enumerate(spec.aliases):
+        if alias == spec.name or alias in spec.aliases[:index]:
+            found.append(Problem(("aliases", index), f"{alias!r} is given twice"))
+    for index, variant in enumerate(spec.variants):
+        for problem in (
+            *_engine_problems(spec, variant, plugins),
+            *_source_problems(variant.source, plugins),
+        ):
+            found.append(Problem(("variants", index, *problem.location), problem.text, problem.at_key))
+    return found
+
+
+def did_you_mean(text: str, known: Iterable[str]) -> str:
+    """`: did you mean 'x'?`, or nothing when no known name is near."""
+    near = difflib.get_close_matches(text[:200].lower(), [name.lower() for name in known], n=1, cutoff=0.6)
+    exact = next((name for name in known if near and name.lower() == near[0]), None)
+    return f": did you mean {exact!r}?" if exact else ""
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.read(MAX_CHARACTERS + 1)
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is not a text file in UTF-8: {error.reason} at byte {error.start}"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _shaped(document: Document) -> list[ModelSpec]:
+    """The specs as far as their shape goes. Raises ConfigError."""
+    value = document.value
+    items: list[tuple[tuple[int, ...], Any]] = (
+        [((index,), item) for index, item in enumerate(value)] if isinstance(value, list) else [((), value)]
+    )
+    if not items:
+        raise document.error([Problem((), "the list is empty: it must hold model specs")])
+    specs: list[ModelSpec] = []
+    found: list[Problem] = []
+    for prefix, item in items:
+        if not isinstance(item, dict):
+            found.append(
+                Problem(prefix, f"must be a model spec, a mapping with `name:` and more, not {item!r}")
+            )
+            continue
+        try:
+            specs.append(ModelSpec.model_validate(item))
+        except ValidationError as error:
+            found += [_problem(prefix, detail) for detail in error.errors()]
+    if found:
+        raise document.error(found)
+    return specs
+
+
+def _problem(prefix: tuple[int, ...], detail: ErrorDetails) -> Problem:
+    location: tuple[str | int, ...] = (*prefix, *detail["loc"])
+    kind, message, given = detail["type"], detail["msg"], detail["input"]
+    if kind == "missing":
+        return Problem(location, "is required")
+    if kind == "extra_forbidden":
+        known = _known_fields(detail["loc"])
+        hint = did_you_mean(str(location[-1]), known)
+        return Problem(location, f"is not known here (known: {', '.join(known)}){hint}", at_key=True)
+    if kind == "value_error":
+        if detail["loc"]:
+            return Problem(location, f"is wrong: {message.removeprefix('Value error, ')}")
+        return Problem((*location, "abilities"), f"do not fit: {message.removeprefix('Value error, ')}")
+    text = message.replace("Input should be", "must be").replace("Input should have", "must have")
+    text = text[:1].lower() + text[1:]
+    return Problem(location, text if isinstance(given, (dict, list)) else f"{text}, not {given!r}")
+
+
+def _known_fields(location: tuple[str | int, ...]) -> list[str]:
+    """The fields of the model in which the unknown key at `location` stands."""
+    owner = Variant if location[0] == "variants" else ModelSpec
+    return list(owner.model_fields)
+
+
+def _engine_problems(spec: ModelSpec, variant: Variant, plugins: Plugins) -> list[Problem]:
+    engines = plugins.engines()
+    plugin = engines.get(variant.engine)
+    if plugin is None or plugin.manifest.engine is None:
+        return [Problem(("engine",), _unknown("engine", variant.engine, engines, plugins))]
+    section = plugin.manifest.engine
+    found = [
+        Problem(("options", name), reason, at_key=name not in section.options)
+        for name, reason in option_problems(section.options, variant.options)
+    ]
+    if variant.format not in section.formats:
+        formats = ", ".join(section.formats)
+        found.append(
+            Problem(
+                ("format",), f"must be one that {variant.engine} reads ({formats}), not {variant.format!r}"
+            )
+        )
+    if reason := _scope_problem(spec, section):
+        found.append(Problem(("engine",), f"{variant.engine!r} does not fit: {reason}"))
+    return found
+
+
+def _scope_problem(spec: ModelSpec, section: EngineSection) -> str | None:
+    if spec.family not in section.families:
+        return f"it runs models of the families {_words(section.families)}, not of {spec.family.value}"
+    if strange := spec.abilities - set(section.abilities):
+        return f"it cannot {_words(strange)}, only {_words(section.abilities)}"
+    return None
+
+
+def _source_problems(source: SourceSpec, plugins: Plugins) -> list[Problem]:
+    sources = plugins.sources()
+    plugin = sources.get(source.kind)
+    if plugin is None or plugin.manifest.source is None:
+        return [Problem(("source", "kind"), _unknown("source", source.kind, sources, plugins))]
+    parameters = plugin.manifest.source.parameters
+    return [
+        Problem(("source", name), reason, at_key=name not in parameters)
+        for name, reason in option_problems(parameters, source.parameters)
+    ]
+
+
+def _unknown(what: str, plugin_id: str, known: Mapping[str, Plugin], plugins: Plugins) -> str:
+    for broken in plugins.broken:
+        if broken.id == plugin_id:
+            return f"names the plugin {plugin_id!r}, which cannot be used: {broken.reason}"
+    names = ", ".join(sorted(known)) or "none"
+    return f"{plugin_id!r} is not a known {what} (known: {names}){did_you_mean(plugin_id, known)}"
+
+
+def _words(values: Iterable[str]) -> str:
+    return ", ".join(sorted(map(str, values)))
