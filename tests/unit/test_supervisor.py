@@ -1,0 +1,286 @@
+"""The loop around the fleet's core, with recording fakes for processes and preparation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ekiben.contract.model import ModelSpec
+from ekiben.contract.source import FetchProgress
+from ekiben.errors import EkibenError, FetchFailed, LoadFailed, ModelNotFound, ModelNotReady, ShuttingDown
+from ekiben.fleet.core import FleetCore
+from ekiben.fleet.launcher import Plan
+from ekiben.fleet.supervisor import Supervisor
+from ekiben.fleet.types import Address, State
+from ekiben.runtime.protocol import Report, Stage
+
+
+def spec(name: str, *, keep_alive: object = "5m") -> ModelSpec:
+    return ModelSpec.model_validate(
+        {
+            "name": name,
+            "family": "llm",
+            "abilities": ["chat"],
+            "aliases": [f"{name}-alias"],
+            "keep_alive": keep_alive,
+            "variants": [{"format": "gguf", "engine": "e", "source": {"kind": "local", "path": "/weights"}}],
+        }
+    )
+
+
+@dataclass
+class Entry:
+    spec: ModelSpec
+
+
+class Models:
+    def __init__(self, *specs: ModelSpec) -> None:
+        self.all = [Entry(s) for s in specs]
+
+    def get(self, name: str) -> Entry:
+        for entry in self.all:
+            if entry.spec.answers_to(name):
+                return entry
+        raise ModelNotFound(name)
+
+    def entries(self) -> Sequence[Entry]:
+        return self.all
+
+
+class Preparer:
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.error: EkibenError | None = None
+        self.calls = 0
+
+    async def prepare(self, spec: ModelSpec, report: Callable[[FetchProgress], None]) -> Plan:
+        self.calls += 1
+        report(FetchProgress(done_bytes=50, total_bytes=100))
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        return Plan(model=spec, variant=0, weights=Path("/w"), bento=Path("/b"), device="cpu", threads=1)
+
+
+class FakeProcess:
+    def __init__(self, number: int, report: Callable[[Report], None], exited: Callable[[str], None]) -> None:
+        self.pid = number
+        self.address = Address("unix", f"/sockets/{number}")
+        self.report = report
+        self.exited = exited
+        self.signals: list[str] = []
+        self.ends_when_asked = True
+
+    def terminate(self) -> None:
+        self.signals.append("terminate")
+        if self.ends_when_asked:
+            asyncio.get_running_loop().call_soon(self.exited, "exit code 0")
+
+    def kill(self) -> None:
+        self.signals.append("kill")
+        asyncio.get_running_loop().call_soon(self.exited, "SIGKILL")
+
+    def memory_bytes(self) -> int | None:
+        return 1000
+
+
+class FakeLauncher:
+    def __init__(self) -> None:
+        self.processes: list[FakeProcess] = []
+        self.launched = asyncio.Event()
+        self.error: OSError | None = None
+        self.closed = False
+
+    def launch(
+        self,
+        replica_id: str,
+        *,
+        plan: Plan,
+        on_report: Callable[[Report], None],
+        on_exit: Callable[[str], None],
+    ) -> FakeProcess:
+        if self.error is not None:
+            raise self.error
+        process = FakeProcess(len(self.processes) + 1, on_report, on_exit)
+        self.processes.append(process)
+        self.launched.set()
+        return process
+
+    def close(self) -> None:
+        self.closed = True
+
+    async def ready(self) -> FakeProcess:
+        """Wait for the next launch and let it become ready."""
+        await self.launched.wait()
+        self.launched.clear()
+        process = self.processes[-1]
+        process.report(Report(stage=Stage.READY, memory_bytes=500))
+        return process
+
+
+@dataclass
+class World:
+    supervisor: Supervisor
+    preparer: Preparer
+    launcher: FakeLauncher
+    models: Models
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> World:
+    models, preparer, launcher = Models(spec("m"), spec("n", keep_alive=0)), Preparer(), FakeLauncher()
+    supervisor = Supervisor(
+        core=FleetCore(start_timeout_s=60, drain_s=1, max_waiting=20),
+        models=models,
+        preparer=preparer,
+        launcher=launcher,
+        log_folder=tmp_path,
+        keep_alive_s=300,
+        wait_s=5,
+    )
+    return World(supervisor, preparer, launcher, models)
+
+
+async def test_lease_names_the_replica_and_the_catalogued_name(world: World) -> None:
+    asking = asyncio.create_task(world.supervisor.acquire("m-alias"))
+    await world.launcher.ready()
+    lease = await asking
+    assert lease.model == "m"
+    assert lease.address == Address("unix", "/sockets/1")
+    status = world.supervisor.status("m")
+    assert (status.state, status.in_flight, status.memory_bytes) == (State.READY, 1, 1000)
+    world.supervisor.release(lease)
+    status = world.supervisor.status("m")
+    assert status.in_flight == 0
+    assert status.unloads_in_s == pytest.approx(300, abs=5)
+
+
+async def test_sixteen_requests_make_one_start(world: World) -> None:
+    asking = [asyncio.create_task(world.supervisor.acquire("m")) for _ in range(16)]
+    await world.launcher.ready()
+    leases = await asyncio.gather(*asking)
+    assert len({lease.id for lease in leases}) == 16
+    assert len(world.launcher.processes) == 1
+    assert world.preparer.calls == 1
+
+
+async def test_wait_that_is_over_tells_how_far_it_is_and_the_load_goes_on(world: World) -> None:
+    world.preparer.gate.clear()
+    with pytest.raises(ModelNotReady) as caught:
+        await world.supervisor.acquire("m", wait_s=0.05)
+    assert caught.value.detail is not None
+    assert caught.value.detail["state"] == "fetching"
+    assert caught.value.detail["progress"] == 0.5
+    world.preparer.gate.set()
+    await world.launcher.ready()
+    assert world.supervisor.status("m").state is State.READY
+
+
+async def test_cancelled_request_leaves_no_trace(world: World) -> None:
+    world.preparer.gate.clear()
+    asking = asyncio.create_task(world.supervisor.acquire("m"))
+    await asyncio.sleep(0)
+    assert world.supervisor.status("m").waiting == 1
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert world.supervisor.status("m").waiting == 0
+
+
+async def test_grant_to_somebody_who_just_left_goes_back(world: World) -> None:
+    asking = asyncio.create_task(world.supervisor.acquire("m"))
+    await world.launcher.launched.wait()
+    world.launcher.processes[-1].report(Report(stage=Stage.READY))
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert world.supervisor.status("m").in_flight == 0
+
+
+async def test_errors_reach_everybody_who_waits(world: World) -> None:
+    world.preparer.error = FetchFailed("the disk is full")
+    results = await asyncio.gather(*(world.supervisor.acquire("m") for _ in range(3)), return_exceptions=True)
+    assert [type(result) for result in results] == [FetchFailed] * 3
+    assert world.supervisor.status("m").error == "the disk is full"
+
+
+async def test_process_that_cannot_be_started_is_a_clear_error(world: World) -> None:
+    world.launcher.error = OSError("too many processes")
+    with pytest.raises(LoadFailed, match="too many processes"):
+        await world.supervisor.acquire("m")
+
+
+async def test_unknown_model(world: World) -> None:
+    with pytest.raises(ModelNotFound):
+        await world.supervisor.acquire("x")
+
+
+async def test_keep_alive_zero_stops_and_the_next_request_starts_again(world: World) -> None:
+    for _ in range(2):
+        asking = asyncio.create_task(world.supervisor.acquire("n"))
+        process = await world.launcher.ready()
+        world.supervisor.release(await asking)
+        assert process.signals == ["terminate"]
+    assert len(world.launcher.processes) == 2
+
+
+async def test_stop_returns_when_cold(world: World) -> None:
+    await asyncio.gather(world.supervisor.load("m"), world.launcher.ready())
+    status = await world.supervisor.stop("m")
+    assert status.state is State.COLD
+    assert status.replicas == ()
+
+
+async def test_load_without_waiting_returns_at_once(world: World) -> None:
+    status = await world.supervisor.load("m", wait_s=0)
+    assert status.state is State.QUEUED
+    await world.launcher.ready()
+    assert world.supervisor.status("m").state is State.READY
+
+
+async def test_pull_brings_weights_and_starts_nothing(world: World) -> None:
+    status = await world.supervisor.pull("m")
+    assert status.state is State.COLD
+    assert world.launcher.processes == []
+
+
+async def test_events_begin_with_a_snapshot_and_end_with_the_last_state(world: World) -> None:
+    events = world.supervisor.events()
+    first = await anext(events)
+    assert first["type"] == "snapshot"
+    assert [model["name"] for model in first["models"]] == ["m", "n"]
+    await asyncio.gather(world.supervisor.load("m"), world.launcher.ready())
+    async with asyncio.timeout(5):
+        async for event in events:
+            assert event["type"] == "model"
+            assert event["seq"] > first["seq"]
+            if event["model"]["state"] == "ready":
+                break
+
+
+async def test_shutdown_stops_every_process_and_refuses_what_comes(world: World) -> None:
+    asking = asyncio.create_task(world.supervisor.acquire("m"))
+    process = await world.launcher.ready()
+    lease = await asking
+    stopping = asyncio.create_task(world.supervisor.shutdown(5))
+    await asyncio.sleep(0)
+    with pytest.raises(ShuttingDown):
+        await world.supervisor.acquire("m")
+    assert process.signals == [], "a running request may end"
+    world.supervisor.release(lease)
+    await stopping
+    assert process.signals == ["terminate"]
+    assert world.launcher.closed
+
+
+async def test_shutdown_does_not_wait_for_a_process_that_hangs(world: World) -> None:
+    await asyncio.gather(world.supervisor.load("m"), world.launcher.ready())
+    process = world.launcher.processes[0]
+    process.ends_when_asked = False
+    await world.supervisor.shutdown(0.1)
+    assert process.signals == ["terminate", "kill"]
