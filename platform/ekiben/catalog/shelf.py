@@ -127,8 +127,8 @@ class Shelf:
         _sync_folder(self.folder.parent)
         return self.folder / _FILES / marker.loader
 
-    def discard_part(self) -> None:
-        if self.part.exists():
+    def discard_part(self, *, if_empty: bool = False) -> None:
+        if self.part.exists() and not (if_empty and any(_files_in(self.incoming))):
             shutil.rmtree(self.part)
 
     def discard(self) -> None:

@@ -143,6 +143,9 @@ class WeightsStore:
         except DiskFull:
             shelf.discard_part()  # the machine needs the room more than the next try does
             raise
+        except FetchFailed:
+            shelf.discard_part(if_empty=True)
+            raise
         return shelf.publish(path, source=source)
 
 

@@ -1,0 +1,47 @@
+"""Fixtures that more than one part of the tests needs: real weights, and a home to put things in."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from ekiben.catalog.specs import resolve_model
+from ekiben.catalog.weights import WeightsStore
+from ekiben.plugins.discovery import discover
+
+
+@pytest.fixture(scope="session")
+def weights_home() -> Path:
+    """Where tests keep real weights from one run to the next."""
+    return Path(os.environ.get("EKIBEN_TEST_WEIGHTS") or "~/.cache/ekiben-tests").expanduser().absolute()
+
+
+@pytest.fixture(scope="session")
+def weights(weights_home: Path) -> Callable[[str], Path]:
+    """`weights("smollm2-135m-instruct")`: what an engine loads, fetched the first time."""
+    plugins = discover()
+
+    def path_of(name: str) -> Path:
+        source = resolve_model(name, plugins=plugins).variants[0].source
+        store = WeightsStore(weights_home, plugins)
+        if (path := store.local_path(source)) is not None:
+            return path
+        with ThreadPoolExecutor(max_workers=1) as thread:  # the caller may be inside a running loop
+            return thread.submit(asyncio.run, store.ensure(source, report=lambda _: None)).result()
+
+    return path_of
+
+
+@pytest.fixture
+def ekiben_home() -> Iterator[Path]:
+    """An empty home whose path is short enough for the sockets in it."""
+    home = Path(tempfile.mkdtemp(prefix="ek-"))
+    yield home
+    shutil.rmtree(home, ignore_errors=True)
