@@ -1,0 +1,53 @@
+"""First-party plugins are plugins like anybody's: they pass the conformance suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ekiben.catalog.specs import builtin_specs
+from ekiben.contract import Engine, testing
+from ekiben.plugins.discovery import discover, load_object
+
+PLUGINS = discover()
+MODELS = {
+    variant.engine: (spec, index)
+    for spec in builtin_specs(PLUGINS)
+    for index, variant in enumerate(spec.variants)
+}
+
+
+@pytest.mark.parametrize("plugin", sorted(PLUGINS.usable))
+def test_manifest_and_import(plugin: str) -> None:
+    manifest = PLUGINS.usable[plugin].manifest
+    testing.check_manifest(manifest)
+    testing.check_import(manifest)
+
+
+def test_every_engine_has_a_model_to_be_tested_with() -> None:
+    assert set(MODELS) == set(PLUGINS.engines())
+
+
+@pytest.mark.parametrize("engine", sorted(MODELS))
+async def test_engine(engine: str, weights: Callable[[str], Path], tmp_path: Path) -> None:
+    plugin = PLUGINS.usable[engine]
+    spec, variant = MODELS[engine]
+    made = load_object(plugin)
+    section = plugin.manifest.engine
+    assert section is not None
+    request = testing.load_request(
+        spec, weights(spec.name), scratch=tmp_path, variant=variant, options=section.defaults()
+    )
+    engine_object: Engine = made  # type: ignore[assignment]
+    await testing.check_engine(engine_object, request)
+
+
+def test_a_source_that_has_what_it_needs(tmp_path: Path) -> None:
+    weights = tmp_path / "model.gguf"
+    weights.write_bytes(b"GGUF")
+    source = load_object(PLUGINS.usable["local"])
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    testing.check_source(source, {"path": str(weights)}, folder=folder)  # type: ignore[arg-type]
