@@ -76,6 +76,14 @@ class Selection:
             safe = _without_duplicates(safe)
         return sorted(safe, key=lambda file: file.path)
 
+    def patterns(self) -> list[str] | None:
+        """The same, roughly, as a hub's own library takes it; None: everything."""
+        if self.file is not None:
+            return [self.file]
+        if self.subfolder is not None:
+            return [f"{self.subfolder}/*"]
+        return None if self.allow is None else list(self.allow)
+
     def loader_path(self, folder: Path) -> Path:
         """What engines get: the one file, or the folder of the repository that was asked for."""
         inside = self.file if self.file is not None else self.subfolder
