@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ekiben.catalog.gguf import GgufModel, read_gguf, shard_stem, shards
 from ekiben.catalog.safetensors import count_parameters
+from ekiben.contract.gguf import GgufModel, read_gguf, shard_stem, shards
 from ekiben.contract.model import Ability, Family
 from ekiben.errors import ConfigError
 

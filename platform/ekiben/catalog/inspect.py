@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from ekiben.catalog import formats
 from ekiben.catalog.formats import PICKLE, Finding
-from ekiben.catalog.gguf import shard_stem
+from ekiben.contract.gguf import shard_stem
 from ekiben.contract.model import ModelSpec, SourceSpec, Variant
 from ekiben.errors import ConfigError
 from ekiben.plugins.discovery import Plugins

@@ -1,4 +1,4 @@
-"""What the header of a GGUF file says of the model in it.
+"""What the header of a GGUF file says of the model in it, for whoever catalogues or loads one.
 
 Reads metadata and the table of tensors, never their data. A hostile or broken file ends in ConfigError:
 every count and length is held against the file's size and a limit before anything is read or reserved.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -67,7 +68,14 @@ class GgufModel:
     """Counted from the table of tensors; of this file alone when the model is in several."""
     pooled: bool
     """It was made for embeddings: its output is pooled."""
-    has_chat_template: bool
+    chat_template: str | None
+    """None when there is none, and when it is longer than any that is meant well."""
+    metadata: Mapping[str, Any]
+    """All keys of the file; arrays and long texts are there as None."""
+
+    @property
+    def has_chat_template(self) -> bool:
+        return "tokenizer.chat_template" in self.metadata
 
 
 def read_gguf(path: Path) -> GgufModel:
@@ -269,7 +277,8 @@ def _describe(contents: _Contents) -> GgufModel:
         context_tokens=context if isinstance(context, int) and context > 0 else None,
         parameters=contents.parameters,
         pooled=bool(values.get(f"{architecture}.pooling_type")),
-        has_chat_template="tokenizer.chat_template" in values,
+        chat_template=_text_of(values, "tokenizer.chat_template"),
+        metadata=values,
     )
 
 
