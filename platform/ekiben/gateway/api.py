@@ -1,0 +1,250 @@
+"""`/api`: the platform about itself, and what can be told to it. JSON in, JSON out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from ekiben.catalog.inspect import spec_from_path
+from ekiben.catalog.specs import parse_spec
+from ekiben.contract.model import ModelSpec
+from ekiben.errors import ConfigError, InvalidRequest, NotFound, PermissionDenied
+from ekiben.fleet.types import FleetPort, ModelStatus
+from ekiben.gateway.answers import TEXT, Answer, json_answer
+from ekiben.gateway.body import read_body
+from ekiben.gateway.door import is_loopback
+from ekiben.gateway.exchange import Exchange
+from ekiben.gateway.log_tail import DEFAULT_LINES, MAX_LINES, tail
+from ekiben.gateway.ports import CatalogPort, EntryView
+from ekiben.gateway.routes import PARAMETER, Route
+from ekiben.gateway.target import JSON_TYPE, check_type, no_such_model
+from ekiben.plugins.discovery import Plugin, Plugins
+from ekiben.settings import LoadedSettings
+
+MAX_SPEC_BYTES: Final = 2**20
+REDACTED: Final = "********"
+
+Bring: TypeAlias = Callable[..., Awaitable[ModelStatus]]
+
+
+class Api:
+    """Makes the routes."""
+
+    def __init__(
+        self, *, fleet: FleetPort, catalog: CatalogPort, plugins: Plugins, settings: LoadedSettings
+    ) -> None:
+        self._fleet = fleet
+        self._catalog = catalog
+        self._plugins = plugins
+        self._settings = settings
+
+    def routes(self) -> list[Route]:
+        model = f"/api/models/{PARAMETER}"
+        return [
+            Route("GET", "/api/models", self._list_models),
+            Route("POST", "/api/models", self._add_model),
+            Route("GET", model, self._show_model),
+            Route("DELETE", model, self._remove_model),
+            Route("POST", f"{model}/load", self._load),
+            Route("POST", f"{model}/pull", self._pull),
+            Route("POST", f"{model}/stop", self._stop),
+            Route("GET", f"{model}/log", self._model_log),
+            Route("GET", "/api/replicas", self._list_replicas),
+            Route("GET", f"/api/replicas/{PARAMETER}/log", self._replica_log),
+            Route("GET", "/api/engines", self._list_engines),
+            Route("GET", "/api/config", self._config),
+        ]
+
+    # Models
+
+    async def _list_models(self, exchange: Exchange, _: str) -> None:
+        statuses = {status.name: status for status in self._fleet.snapshot()}
+        models = [
+            _model(e, statuses[e.spec.name]) for e in self._catalog.entries() if e.spec.name in statuses
+        ]
+        await exchange.answer(json_answer({"models": models}))
+
+    async def _show_model(self, exchange: Exchange, name: str) -> None:
+        entry = self._entry(exchange, name)
+        await exchange.answer(json_answer(_model(entry, self._fleet.status(entry.spec.name))))
+
+    async def _add_model(self, exchange: Exchange, _: str) -> None:
+        request = await _read_json(exchange)
+        try:
+            spec = await asyncio.to_thread(self._spec_of, request, local=is_loopback(exchange.client_host))
+            entry = self._catalog.add(spec)
+        except ConfigError as error:
+            raise InvalidRequest(error.message, code=ConfigError.code) from None
+        self._fleet.changed(entry.spec.name)
+        answer = json_answer(_model(entry, self._fleet.status(entry.spec.name)), status=201)
+        await exchange.answer(answer)
+
+    async def _remove_model(self, exchange: Exchange, name: str) -> None:
+        entry = self._entry(exchange, name)
+        exchange.watch()
+        await self._fleet.forget(entry.spec.name)
+        self._catalog.remove(entry.spec.name)
+        self._fleet.changed(entry.spec.name)
+        await exchange.answer(json_answer({"name": entry.spec.name, "removed": True}))
+
+    def _spec_of(self, request: dict[str, Any], *, local: bool) -> ModelSpec:
+        """The spec that a request to add a model describes, in one of three ways."""
+        match request:
+            case {"yaml": str(text), **rest} if not rest:
+                spec = parse_spec(text, filename="request", plugins=self._plugins)
+            case {"spec": dict(value), **rest} if not rest:
+                text = msgspec.json.encode(value).decode()
+                spec = parse_spec(text, filename="request", plugins=self._plugins)
+            case {"path": str(path), **rest} if rest.keys() <= {"name"} and _is_name(rest.get("name")):
+                _only_local(local)
+                spec = spec_from_path(Path(path), plugins=self._plugins, name=rest.get("name"))
+            case _:
+                raise InvalidRequest(
+                    'send one of {"yaml": "..."}, {"spec": {...}} or {"path": "...", "name": "..."}'
+                )
+        if any(variant.source.kind == "local" for variant in spec.variants):
+            _only_local(local)
+        return spec
+
+    async def _load(self, exchange: Exchange, name: str) -> None:
+        await self._bring(exchange, name, self._fleet.load)
+
+    async def _pull(self, exchange: Exchange, name: str) -> None:
+        await self._bring(exchange, name, self._fleet.pull)
+
+    async def _bring(self, exchange: Exchange, name: str, bring: Bring) -> None:
+        entry = self._entry(exchange, name)
+        wait_s = _number(exchange, "wait_s", maximum=86_400)
+        exchange.watch()
+        status = await bring(entry.spec.name, wait_s=wait_s)
+        await exchange.answer(json_answer(_model(entry, status)))
+
+    async def _stop(self, exchange: Exchange, name: str) -> None:
+        entry = self._entry(exchange, name)
+        exchange.watch()
+        status = await self._fleet.stop(entry.spec.name)
+        await exchange.answer(json_answer(_model(entry, status)))
+
+    def _entry(self, exchange: Exchange, name: str) -> EntryView:
+        try:
+            entry = self._catalog.get(name)
+        except NotFound:
+            raise no_such_model(name) from None
+        exchange.model = entry.spec.name
+        return entry
+
+    # Logs
+
+    async def _model_log(self, exchange: Exchange, name: str) -> None:
+        await self._send_log(exchange, self._entry(exchange, name).spec.name)
+
+    async def _replica_log(self, exchange: Exchange, replica_id: str) -> None:
+        for status in self._fleet.snapshot():
+            if any(replica.id == replica_id for replica in status.replicas):
+                await self._send_log(exchange, status.name)
+                return
+        raise NotFound(f"there is no replica {replica_id[:60]!r}: see GET /api/replicas")
+
+    async def _send_log(self, exchange: Exchange, model: str) -> None:
+        lines = _number(exchange, "tail", maximum=MAX_LINES)
+        path = self._fleet.log_path(model)
+        text = await asyncio.to_thread(tail, path, int(DEFAULT_LINES if lines is None else lines))
+        await exchange.answer(Answer(text, content_type=TEXT))
+
+    # The rest
+
+    async def _list_replicas(self, exchange: Exchange, _: str) -> None:
+        replicas = [asdict(r) for status in self._fleet.snapshot() for r in status.replicas]
+        await exchange.answer(json_answer({"replicas": replicas}))
+
+    async def _list_engines(self, exchange: Exchange, _: str) -> None:
+        await exchange.answer(json_answer(await asyncio.to_thread(self._engines)))
+
+    def _engines(self) -> dict[str, Any]:
+        broken = [
+            {"id": b.id, "distribution": b.distribution, "reason": b.reason} for b in self._plugins.broken
+        ]
+        return {"engines": [_engine(plugin) for plugin in self._plugins.engines().values()], "broken": broken}
+
+    async def _config(self, exchange: Exchange, _: str) -> None:
+        values = self._settings.values
+        plain = values.model_dump(mode="json")
+        settings = [
+            {
+                "name": name,
+                "value": REDACTED if name == "api_key" and values.api_key is not None else plain[name],
+                "origin": self._settings.origins[name],
+                "description": field.description,
+            }
+            for name, field in type(values).model_fields.items()
+        ]
+        await exchange.answer(json_answer({"settings": settings}))
+
+
+def _model(entry: EntryView, status: ModelStatus) -> dict[str, Any]:
+    return asdict(status) | {
+        "abilities": sorted(entry.spec.abilities),
+        "origin": entry.origin,
+        "created_at": entry.created_at.isoformat(),
+        "spec": entry.spec.model_dump(mode="json"),
+    }
+
+
+def _engine(plugin: Plugin) -> dict[str, Any]:
+    manifest, missing = plugin.manifest, plugin.missing
+    section = manifest.engine
+    return {
+        "id": manifest.id,
+        "name": manifest.name,
+        "summary": manifest.summary,
+        "version": plugin.version,
+        "distribution": plugin.distribution,
+        "installed": not missing,
+        "missing": missing,
+        "families": list(section.families) if section else [],
+        "abilities": list(section.abilities) if section else [],
+        "formats": list(section.formats) if section else [],
+    }
+
+
+async def _read_json(exchange: Exchange) -> dict[str, Any]:
+    check_type(exchange, frozenset({JSON_TYPE}))
+    body = await read_body(exchange, limit_bytes=MAX_SPEC_BYTES)
+    try:
+        value = msgspec.json.decode(body.view())
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    finally:
+        body.close()
+    if not isinstance(value, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    return value
+
+
+def _is_name(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _only_local(local: bool) -> None:
+    if not local:
+        raise PermissionDenied("files of this machine can only be added from this machine")
+
+
+def _number(exchange: Exchange, name: str, *, maximum: float) -> float | None:
+    text = exchange.query(name)
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= maximum:
+        raise InvalidRequest(f"{name!r} must be a number from 0 to {maximum:g}", param=name)
+    return value

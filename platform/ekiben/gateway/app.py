@@ -1,0 +1,229 @@
+"""The gateway as one ASGI callable: every request comes in here, and every failure leaves as an envelope."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Final
+
+from ekiben import __version__
+from ekiben.clock import SYSTEM_CLOCK, Clock
+from ekiben.errors import EkibenError, ShuttingDown
+from ekiben.fleet.types import FleetPort
+from ekiben.gateway.answers import Answer, json_answer
+from ekiben.gateway.api import Api
+from ekiben.gateway.asgi import Receive, Scope, Send
+from ekiben.gateway.door import Door, check_exposure
+from ekiben.gateway.event_feed import EventFeed
+from ekiben.gateway.exchange import CLIENT_CLOSED_REQUEST, ClientGone, Exchange
+from ekiben.gateway.inference import Inference
+from ekiben.gateway.models_page import ModelsPage
+from ekiben.gateway.ports import CatalogPort
+from ekiben.gateway.proxy import Proxy
+from ekiben.gateway.routes import Route, Router
+from ekiben.gateway.upstream import Upstreams
+from ekiben.gateway.watchdog import DEFAULT_PATIENCE, Patience, Watchdog
+from ekiben.plugins.discovery import Plugins
+from ekiben.settings import LoadedSettings
+from ekiben.telemetry.metrics import CONTENT_TYPE, Metrics
+
+__all__ = ["Gateway", "check_exposure"]
+
+logger = logging.getLogger(__name__)
+
+MAX_SHOWN: Final = 300
+"""Characters of an error's message in the log."""
+WEBSOCKET_POLICY: Final = 1008
+
+
+class Gateway:
+    """`startup` on the running loop before the first request, `drain` when the end is near, `shutdown`."""
+
+    def __init__(
+        self,
+        *,
+        fleet: FleetPort,
+        catalog: CatalogPort,
+        plugins: Plugins,
+        settings: LoadedSettings,
+        metrics: Metrics,
+        clock: Clock = SYSTEM_CLOCK,
+        patience: Patience = DEFAULT_PATIENCE,
+    ) -> None:
+        values = settings.values
+        self._metrics = metrics
+        self._clock = clock
+        self._door = Door(values)
+        self._upstreams = Upstreams(clock)
+        self._watchdog = Watchdog(patience, clock)
+        self._feed = EventFeed(fleet=fleet)
+        self._sweeping: asyncio.Task[None] | None = None
+        self._sweep_s = patience.sweep_s
+        self._draining = False
+        proxy = Proxy(fleet=fleet, upstreams=self._upstreams, metrics=metrics, clock=clock, settings=values)
+        inference = Inference(catalog=catalog, proxy=proxy, max_body_bytes=values.max_body_bytes)
+        self.router = Router(
+            [
+                *inference.routes(),
+                *ModelsPage(fleet=fleet, catalog=catalog).routes(),
+                *Api(fleet=fleet, catalog=catalog, plugins=plugins, settings=settings).routes(),
+                *self._feed.routes(),
+                Route("GET", "/metrics", self._show_metrics),
+                Route("GET", "/livez", self._livez, open=True),
+                Route("GET", "/readyz", self._readyz, open=True),
+                Route("GET", "/", self._welcome),
+            ]
+        )
+
+    async def startup(self) -> None:
+        """Idempotent."""
+        if self._sweeping is None:
+            self._sweeping = asyncio.create_task(self._sweep(), name="gateway sweep")
+
+    def drain(self) -> None:
+        """Not ready from now on: new work is told to come back, event readers are let go."""
+        self._draining = True
+        self._feed.stop()
+
+    async def shutdown(self) -> None:
+        """Close what is left. Idempotent."""
+        self.drain()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait({self._sweeping})
+            self._sweeping = None
+        self._upstreams.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._serve(Exchange(scope, receive, send, clock=self._clock))
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": WEBSOCKET_POLICY})
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while (message := await receive())["type"] != "lifespan.shutdown":
+            if message["type"] == "lifespan.startup":
+                await self.startup()
+                await send({"type": "lifespan.startup.complete"})
+        await self.shutdown()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self._sweep_s)
+            self._watchdog.sweep()
+            self._upstreams.sweep()
+
+    # One request
+
+    async def _serve(self, exchange: Exchange) -> None:
+        self._metrics.began()
+        self._watchdog.exchanges.add(exchange)
+        try:
+            await self._answer(exchange)
+        finally:
+            self._watchdog.exchanges.discard(exchange)
+            exchange.close()
+            self._book(exchange)
+
+    async def _answer(self, exchange: Exchange) -> None:
+        """Nothing but a cancellation that comes from outside leaves here."""
+        try:
+            await self._dispatch(exchange)
+        except ClientGone:
+            return
+        except EkibenError as error:
+            await self._fail(exchange, error)
+        except asyncio.CancelledError:
+            if not exchange.interrupted:
+                raise
+            self._uncancel()
+            if exchange.timed_out is not None and not exchange.gone:
+                await self._fail(exchange, exchange.timed_out)
+        except Exception:
+            logger.exception("request failed request_id=%s route=%s", exchange.id, exchange.route)
+            message = f"the platform failed on this request: its log has the details under {exchange.id}"
+            await self._fail(exchange, EkibenError(message))
+
+    async def _dispatch(self, exchange: Exchange) -> None:
+        raw_path = exchange.raw_path
+        if not self.router.is_open(exchange.method, raw_path):
+            self._door.admit(exchange)
+        route, parameter = self.router.match(exchange.method, raw_path)
+        exchange.route = route.path
+        if self._draining and not route.open and exchange.method != "GET":
+            raise ShuttingDown("the platform is shutting down: try again in a moment", retry_after_s=5)
+        await route.handler(exchange, parameter)
+
+    async def _fail(self, exchange: Exchange, error: EkibenError) -> None:
+        try:
+            await exchange.fail(error)
+        except ClientGone:
+            return
+        except asyncio.CancelledError:
+            if not exchange.interrupted:
+                raise
+            self._uncancel()
+
+    def _uncancel(self) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
+
+    def _book(self, exchange: Exchange) -> None:
+        now = self._clock.monotonic()
+        outcome = exchange.outcome
+        first = exchange.first_byte_at
+        self._metrics.ended(
+            exchange.route,
+            model=exchange.model,
+            status=outcome,
+            duration_s=now - exchange.started_at,
+            first_byte_s=None if first is None else first - exchange.started_at,
+        )
+        if outcome >= 400:
+            self._log(exchange, outcome, duration_ms=(now - exchange.started_at) * 1000)
+
+    def _log(self, exchange: Exchange, outcome: int, *, duration_ms: float) -> None:
+        error = exchange.error
+        level = logging.WARNING if outcome >= 500 else logging.INFO
+        if outcome == CLIENT_CLOSED_REQUEST:
+            said, code = "the client left", ""
+        elif error is not None:
+            said, code = error.message[:MAX_SHOWN], error.error_code or error.type
+        else:
+            said, code = "answered by the model", ""
+        logger.log(
+            level,
+            "request failed request_id=%s method=%s route=%s model=%s status=%d code=%s ms=%.1f error=%s",
+            exchange.id,
+            exchange.method if exchange.method.isalpha() else "?",
+            exchange.route,
+            exchange.model or "-",
+            outcome,
+            code or "-",
+            duration_ms,
+            json.dumps(said),
+        )
+
+    # Small routes
+
+    async def _livez(self, exchange: Exchange, _: str) -> None:
+        await exchange.answer(json_answer({"status": "alive"}))
+
+    async def _readyz(self, exchange: Exchange, _: str) -> None:
+        if self._draining or self._sweeping is None:
+            raise ShuttingDown("the platform is not ready", retry_after_s=5)
+        await exchange.answer(json_answer({"status": "ready"}))
+
+    async def _show_metrics(self, exchange: Exchange, _: str) -> None:
+        await exchange.answer(Answer(self._metrics.render(), content_type=CONTENT_TYPE))
+
+    async def _welcome(self, exchange: Exchange, _: str) -> None:
+        routes = sorted({f"{route.method} {route.path}" for route in self.router.routes})
+        value = {"name": "ekiben", "version": __version__, "openai": "/v1", "api": "/api", "routes": routes}
+        await exchange.answer(json_answer(value))

@@ -1,0 +1,100 @@
+"""Who may come in: the key, and without one the guard against pages in the user's own browser.
+
+Forwarding headers are never looked at; what counts is the connection and the `Host` and `Origin` that
+browsers set themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from typing import Final
+from urllib.parse import urlsplit
+
+from ekiben.errors import AuthenticationFailed, ConfigError, PermissionDenied
+from ekiben.gateway.exchange import Exchange
+from ekiben.settings import Settings
+
+_PRINTABLE: Final = frozenset(map(chr, range(0x21, 0x7F)))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can only mean this machine."""
+    if host.lower() in ("localhost", "localhost."):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_exposure(settings: Settings) -> None:
+    """Refuse to listen where strangers could come in. Raises ConfigError that says what to do."""
+    key = settings.api_key
+    if key is not None:
+        if not key.get_secret_value() or not set(key.get_secret_value()) <= _PRINTABLE:
+            raise ConfigError(
+                "the api_key must be printable ASCII without spaces: make one with `openssl rand -hex 32`"
+            )
+        return
+    if not settings.no_auth and not is_loopback(settings.host):
+        raise ConfigError(
+            f"listening on {settings.host!r} without a key would let anybody in: set EKIBEN_API_KEY, "
+            "or say --no-auth if that is meant"
+        )
+
+
+class Door:
+    """Judges each request by its headers."""
+
+    def __init__(self, settings: Settings) -> None:
+        key = settings.api_key
+        self._digest = None if key is None else _digest(key.get_secret_value().encode("ascii"))
+        # Told to be open on every address, it cannot know the names it is called by.
+        self._any_host = settings.no_auth and not is_loopback(settings.host)
+        self._host = settings.host.lower()
+
+    def admit(self, exchange: Exchange) -> None:
+        """Raises AuthenticationFailed or PermissionDenied."""
+        if self._digest is not None:
+            self._check_key(exchange.headers.get(b"authorization", b""))
+        else:
+            self._check_browser(exchange)
+
+    def _check_key(self, header: bytes) -> None:
+        scheme, _, token = header.partition(b" ")
+        given = token.strip() if scheme.lower() == b"bearer" else b""
+        # Hashed first, so that the time taken says nothing about the key.
+        if not hmac.compare_digest(_digest(given), self._digest or b""):
+            what = "is not valid" if given else "is missing: send `Authorization: Bearer KEY`"
+            raise AuthenticationFailed(f"the API key {what}")
+
+    def _check_browser(self, exchange: Exchange) -> None:
+        """A page of another site must not reach a platform that trusts whoever is on this machine."""
+        hosts = [value for name, value in exchange.scope["headers"] if name == b"host"]
+        host = hosts[0].decode("latin-1") if len(hosts) == 1 else ""
+        if not self._any_host and not self._is_own(host):
+            raise PermissionDenied(
+                "this host name is not served without a key: use http://127.0.0.1, or set EKIBEN_API_KEY"
+            )
+        origin = exchange.headers.get(b"origin")
+        if origin is not None and urlsplit(origin.decode("latin-1")).netloc.lower() != host.lower():
+            raise PermissionDenied("requests from pages of other sites need a key: set EKIBEN_API_KEY")
+        if exchange.headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
+            raise PermissionDenied("requests from pages of other sites need a key: set EKIBEN_API_KEY")
+
+    def _is_own(self, host: str) -> bool:
+        try:
+            parts = urlsplit(f"//{host}")
+            name = parts.hostname or ""
+            plain = parts.port is None or parts.port >= 0
+        except ValueError:
+            return False
+        if not plain or "@" in host or "/" in host or "?" in host or "#" in host:
+            return False
+        return is_loopback(name) or name == self._host
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

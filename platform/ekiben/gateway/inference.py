@@ -1,0 +1,78 @@
+"""The OpenAI routes that models answer: a table, and the one way that all of them take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ekiben.contract.model import Ability, ModelSpec
+from ekiben.errors import InvalidRequest, ModelNotFound
+from ekiben.gateway.exchange import Exchange
+from ekiben.gateway.ports import CatalogPort
+from ekiben.gateway.proxy import Job, Proxy
+from ekiben.gateway.routes import Route
+from ekiben.gateway.target import FORM_TYPE, JSON_TYPE, no_such_model, read_target
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRoute:
+    """A path, the abilities of which a model needs one, and the bodies that it takes."""
+
+    path: str
+    ability: Ability
+    types: frozenset[str] = frozenset({JSON_TYPE})
+    ends_with_done: bool = False
+
+
+INFERENCE: Final = (
+    InferenceRoute("/v1/chat/completions", Ability.CHAT, ends_with_done=True),
+    InferenceRoute("/v1/completions", Ability.COMPLETE, ends_with_done=True),
+    InferenceRoute("/v1/embeddings", Ability.EMBED),
+    InferenceRoute("/v1/audio/transcriptions", Ability.TRANSCRIBE, frozenset({FORM_TYPE})),
+    InferenceRoute("/v1/audio/translations", Ability.TRANSLATE, frozenset({FORM_TYPE})),
+    InferenceRoute("/v1/audio/speech", Ability.SPEAK),
+    InferenceRoute("/v1/images/ocr", Ability.READ_TEXT, frozenset({JSON_TYPE, FORM_TYPE})),
+)
+
+
+class Inference:
+    """Makes the routes."""
+
+    def __init__(self, *, catalog: CatalogPort, proxy: Proxy, max_body_bytes: int) -> None:
+        self._catalog = catalog
+        self._proxy = proxy
+        self._max_body_bytes = max_body_bytes
+
+    def routes(self) -> list[Route]:
+        return [self._route(entry) for entry in INFERENCE]
+
+    def _route(self, entry: InferenceRoute) -> Route:
+        async def handle(exchange: Exchange, _: str) -> None:
+            await self._serve(exchange, entry)
+
+        return Route("POST", entry.path, handle)
+
+    async def _serve(self, exchange: Exchange, entry: InferenceRoute) -> None:
+        target, body = await read_target(exchange, types=entry.types, limit_bytes=self._max_body_bytes)
+        try:
+            exchange.watch()
+            spec = self._spec(target.model)
+            exchange.model = spec.name
+            _check_ability(spec, entry.ability)
+            job = Job(path=entry.path, target=target, body=body, ends_with_done=entry.ends_with_done)
+            await self._proxy.forward(exchange, job)
+        finally:
+            body.close()
+
+    def _spec(self, name: str) -> ModelSpec:
+        try:
+            return self._catalog.spec(name)
+        except ModelNotFound:
+            raise no_such_model(name) from None
+
+
+def _check_ability(spec: ModelSpec, ability: Ability) -> None:
+    """Said before anything is started: the model would only come up to say the same."""
+    if ability not in spec.abilities:
+        can = ", ".join(sorted(spec.abilities))
+        raise InvalidRequest(f"the model {spec.name!r} cannot {ability.value}: it can {can}", param="model")

@@ -1,0 +1,232 @@
+"""Sends a request to a replica and its answer back, byte for byte, under a lease that is always returned.
+
+A request is sent again in two cases only, and never once a byte of an answer has come: a kept connection
+turned out to be closed, or nothing listened at the replica's address any more.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from ekiben.clock import Clock
+from ekiben.errors import EngineError, ReplicaDied
+from ekiben.fleet.types import Address, FleetPort, Lease
+from ekiben.gateway.answers import is_envelope
+from ekiben.gateway.body import Body
+from ekiben.gateway.event_stream import EventStream
+from ekiben.gateway.exchange import Exchange
+from ekiben.gateway.heartbeat import Heartbeat
+from ekiben.gateway.target import Target
+from ekiben.gateway.upstream import Connection, Unreachable, UpstreamLost, Upstreams
+from ekiben.settings import Settings
+from ekiben.telemetry.metrics import Metrics
+
+FORWARDED: Final = (b"content-type", b"accept", b"user-agent", b"traceparent", b"tracestate")
+"""What a replica is told of the client's headers. Keys, cookies and addresses are not its business."""
+RETURNED: Final = frozenset(
+    {b"content-type", b"content-length", b"content-disposition", b"retry-after", b"x-should-retry"}
+)
+EVENT_STREAM: Final = b"text/event-stream"
+MAX_ERROR_BYTES: Final = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One request, ready to be sent on."""
+
+    path: str
+    target: Target
+    body: Body
+    ends_with_done: bool
+    """Whether a stream of this route is only whole with `[DONE]` at its end."""
+
+
+class Proxy:
+    """Between exchanges and replicas."""
+
+    def __init__(
+        self, *, fleet: FleetPort, upstreams: Upstreams, metrics: Metrics, clock: Clock, settings: Settings
+    ) -> None:
+        self._fleet = fleet
+        self._upstreams = upstreams
+        self._metrics = metrics
+        self._clock = clock
+        self._heartbeat_s = settings.heartbeat_s
+        self._wait_s = settings.wait_s
+
+    async def forward(self, exchange: Exchange, job: Job) -> None:
+        """Answer the exchange. Raises what the fleet raises, and EngineError for what replicas do."""
+        heartbeat = self._heartbeat(exchange, job) if job.ends_with_done and job.target.stream else None
+        try:
+            try:
+                await self._attempt(exchange, job, heartbeat)
+            except Unreachable:
+                # The request was not delivered, so a replica that is alive may have it.
+                await self._attempt(exchange, job, heartbeat)
+        except Unreachable:
+            raise ReplicaDied("the model's process cannot be reached: try again", retry_after_s=1) from None
+        finally:
+            if heartbeat is not None:
+                await heartbeat.stop()
+
+    async def _attempt(self, exchange: Exchange, job: Job, heartbeat: Heartbeat | None) -> None:
+        asked_at = self._clock.monotonic()
+        wait_s = self._wait_s if heartbeat else min(self._wait_s, _patience_s(exchange))
+        lease = await self._fleet.acquire(job.target.model, wait_s=wait_s)
+        exchange.model = lease.model
+        self._metrics.waited(lease.model, self._clock.monotonic() - asked_at)
+        died = False
+        try:
+            await self._relay(exchange, job, lease, heartbeat)
+        except (Unreachable, ReplicaDied):
+            died = True
+            raise
+        finally:
+            self._fleet.release(lease, died=died)
+
+    def _heartbeat(self, exchange: Exchange, job: Job) -> Heartbeat:
+        every_s = min(self._heartbeat_s, _patience_s(exchange) / 2)
+        return Heartbeat(exchange, progress=lambda: self._fleet.progress(job.target.model), every_s=every_s)
+
+    async def _relay(self, exchange: Exchange, job: Job, lease: Lease, heartbeat: Heartbeat | None) -> None:
+        head = _request_head(exchange, job)
+        connection = await self._ask(lease.address, head, job.body)
+        try:
+            if heartbeat is not None:
+                await heartbeat.stop()
+            exchange.expect_replica()
+            await _Answer(exchange, connection, job).pass_on()
+        except UpstreamLost as error:
+            raise ReplicaDied(f"the model's process broke off its answer: {error}") from None
+        finally:
+            self._upstreams.give_back(lease.address, connection)
+
+    async def _ask(self, address: Address, head: bytes, body: Body) -> Connection:
+        """A connection on which the head of the answer has come. Raises Unreachable and ReplicaDied."""
+        kept = self._upstreams.take(address)
+        if kept is not None:
+            try:
+                return await _send(kept, head, body)
+            except UpstreamLost as error:
+                if kept.answered:
+                    raise ReplicaDied(f"the model's process broke off: {error}") from None
+        try:
+            return await _send(await self._upstreams.connect(address), head, body)
+        except UpstreamLost as error:
+            raise ReplicaDied(f"the model's process died before it answered: {error}") from None
+        except Unreachable:
+            if kept is None:
+                raise
+            # It may have died of this very request: it must not meet the next replica too.
+            raise ReplicaDied("the model's process died before it answered: try again") from None
+
+
+async def _send(connection: Connection, head: bytes, body: Body) -> Connection:
+    try:
+        await connection.request(head, body)
+        await connection.response()
+    except BaseException:
+        connection.abort()
+        raise
+    return connection
+
+
+def _request_head(exchange: Exchange, job: Job) -> bytes:
+    lines = [b"POST " + job.path.encode("ascii") + b" HTTP/1.1\r\nhost: replica"]
+    for name in FORWARDED:
+        value = exchange.headers.get(name)
+        if value is not None and b"\r" not in value and b"\n" not in value:
+            lines.append(name + b": " + value)
+    lines.append(b"x-request-id: " + exchange.id_header[1])
+    lines.append(b"content-length: %d\r\n\r\n" % job.body.size_bytes)
+    return b"\r\n".join(lines)
+
+
+def _patience_s(exchange: Exchange) -> float:
+    """How long the client will wait for the next byte, less a margin to answer in; infinity: not said."""
+    text = exchange.headers.get(b"x-stainless-read-timeout", b"")
+    try:
+        seconds = float(text)
+    except ValueError:
+        return math.inf
+    if not seconds > 0:
+        return math.inf
+    return max(0.1, seconds - max(0.5, seconds * 0.05))
+
+
+class _Answer:
+    """One answer of a replica on its way to the client."""
+
+    def __init__(self, exchange: Exchange, connection: Connection, job: Job) -> None:
+        self._exchange = exchange
+        self._connection = connection
+        self._job = job
+        self._status = connection.status
+        self._headers = [pair for pair in connection.headers if pair[0] in RETURNED]
+        self._type = dict(connection.headers).get(b"content-type", b"").lower()
+
+    async def pass_on(self) -> None:
+        """Raises UpstreamLost when it is cut short, EngineError when it is none of ours."""
+        if self._status >= 400:
+            await self._pass_error()
+        elif self._type.startswith(EVENT_STREAM):
+            await self._pass_events()
+        elif self._exchange.status or self._type.startswith(b"text/html") or self._status >= 300:
+            shown = self._type.decode("latin-1")[:60]
+            raise EngineError(f"the model's process sent {self._status} {shown!r}, which is no answer")
+        else:
+            await self._pass_bytes()
+
+    async def _pass_bytes(self) -> None:
+        exchange, connection = self._exchange, self._connection
+        await exchange.start(self._status, self._headers)
+        more = True
+        while more:
+            data = await connection.read()
+            more = not connection.at_end
+            await exchange.write(data, more=more)
+
+    async def _pass_events(self) -> None:
+        exchange, connection = self._exchange, self._connection
+        if not exchange.status:
+            await exchange.start_events()
+        stream = EventStream()
+        try:
+            while data := await connection.read():
+                if ready := stream.feed(data):
+                    await exchange.write(ready)
+        except UpstreamLost:
+            # What is held is half an event: it is dropped, so that the error can be read.
+            await self._close_event(stream)
+            raise
+        if rest := stream.finish():
+            await exchange.write(rest)
+        if self._job.ends_with_done and not stream.done:
+            await self._close_event(stream)
+            raise ReplicaDied("the model's process ended its answer before it was whole")
+        await exchange.write(b"", more=False)
+
+    async def _close_event(self, stream: EventStream) -> None:
+        if stream.open:
+            await self._exchange.write(b"\n\n")
+
+    async def _pass_error(self) -> None:
+        """An error of the replica: its own envelope goes through, anything else gets ours."""
+        body = bytearray()
+        while data := await self._connection.read():
+            body += data
+            if len(body) > MAX_ERROR_BYTES:
+                break
+        whole = bytes(body)
+        if not is_envelope(whole):
+            raise EngineError(f"the model's process failed with status {self._status}: see its log")
+        exchange = self._exchange
+        exchange.failed_with = self._status
+        if exchange.status:
+            await exchange.write(b"data: " + whole + b"\n\n", more=False)
+            return
+        headers = [pair for pair in self._headers if pair[0] != b"content-length"]
+        await exchange.start(self._status, [*headers, (b"content-length", b"%d" % len(whole))])
+        await exchange.write(whole, more=False)

@@ -1,0 +1,113 @@
+"""The platform's metrics, in a registry of their own.
+
+Labels are bounded: routes come from the routing table, models from the catalog, never from what a client
+sent. Keys, prompts and addresses appear nowhere.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ekiben import __version__
+from ekiben.fleet.types import ModelStatus, State
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+UNKNOWN_MODEL: Final = "unknown"
+_DURATIONS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_WAITS_S: Final = (0.001, 0.01, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Snapshots(Protocol):
+    """What is asked of the fleet when metrics are read."""
+
+    def snapshot(self) -> Sequence[ModelStatus]:
+        """All models of the catalog."""
+
+
+class Metrics:
+    """Written by the gateway, rendered for `/metrics`."""
+
+    def __init__(self, fleet: Snapshots) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        ProcessCollector(registry=registry)
+        registry.register(_Models(fleet))
+        Gauge("ekiben_build_info", "Constant 1, with the version", ["version"], registry=registry).labels(
+            __version__
+        ).set(1)
+        self._requests = Counter(
+            "ekiben_requests_total",
+            "Requests by their outcome; 499: the client left",
+            ["route", "model", "status"],
+            registry=registry,
+        )
+        self._durations = Histogram(
+            "ekiben_request_duration_seconds",
+            "From a request's head to the end of its answer",
+            ["route", "model"],
+            buckets=_DURATIONS_S,
+            registry=registry,
+        )
+        self._first_bytes = Histogram(
+            "ekiben_time_to_first_byte_seconds",
+            "From a request's head to the head of its answer",
+            ["route", "model"],
+            buckets=_DURATIONS_S,
+            registry=registry,
+        )
+        self._waits = Histogram(
+            "ekiben_wait_seconds",
+            "From the question for a lease to the lease; cold starts are in here",
+            ["model"],
+            buckets=_WAITS_S,
+            registry=registry,
+        )
+        self._in_flight = Gauge("ekiben_in_flight", "Requests under way", registry=registry)
+
+    def began(self) -> None:
+        """A request came in."""
+        self._in_flight.inc()
+
+    def ended(
+        self, route: str, *, model: str, status: int, duration_s: float, first_byte_s: float | None
+    ) -> None:
+        """Its exchange is over. `model`: the catalog's name, or empty."""
+        self._in_flight.dec()
+        name = model or UNKNOWN_MODEL
+        self._requests.labels(route, name, str(status)).inc()
+        self._durations.labels(route, name).observe(duration_s)
+        if first_byte_s is not None:
+            self._first_bytes.labels(route, name).observe(first_byte_s)
+
+    def waited(self, model: str, seconds: float) -> None:
+        """A lease was granted."""
+        self._waits.labels(model).observe(seconds)
+
+    def render(self) -> bytes:
+        """The text format of Prometheus."""
+        return generate_latest(self.registry)
+
+
+class _Models(Collector):
+    """Counts models by state when asked."""
+
+    def __init__(self, fleet: Snapshots) -> None:
+        self._fleet = fleet
+
+    def describe(self) -> Iterable[Metric]:
+        """Asked at registration, when there may be no fleet yet."""
+        return [GaugeMetricFamily("ekiben_models", "Models of the catalog by state", labels=["state"])]
+
+    def collect(self) -> Iterable[Metric]:
+        tally = Tally(status.state for status in self._fleet.snapshot())
+        family = GaugeMetricFamily("ekiben_models", "Models of the catalog by state", labels=["state"])
+        for state in State:
+            family.add_metric([state.value], tally[state])
+        yield family
