@@ -17,7 +17,7 @@ from ekiben.runtime.parent import die_with_parent
 from ekiben.settings import load_settings
 
 
-class PlatformService(Service[Any]):
+class PlatformService(Service[Any]):  # type: ignore[misc]  # BentoML exports it lazily
     """Serves the gateway itself instead of BentoML's own application."""
 
     def to_asgi(self, is_main: bool = True) -> Any:

@@ -22,6 +22,20 @@ class EntryView(Protocol):
     @property
     def created_at(self) -> datetime: ...
 
+    @property
+    def problem(self) -> str | None:
+        """Why the plugins that are here cannot run it."""
+
+
+class BrokenView(Protocol):
+    """A stored model that cannot be read."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def reason(self) -> str: ...
+
 
 class CatalogPort(Protocol):
     """Raises ModelNotFound for names that nobody knows."""
@@ -32,9 +46,13 @@ class CatalogPort(Protocol):
     def entries(self) -> Sequence[EntryView]:
         """All of them, by name."""
 
-    def get(self, name_or_alias: str) -> EntryView: ...
+    def broken(self) -> Sequence[BrokenView]: ...
 
-    def add(self, spec: ModelSpec) -> EntryView:
-        """Kept for good when it returns. Raises Conflict."""
+    def get(self, name: str) -> EntryView:
+        """By name or alias. Raises ConfigError for a broken one."""
 
-    def remove(self, name: str) -> None: ...
+    def add(self, spec: ModelSpec, *, replace: bool = False) -> EntryView:
+        """Kept for good when it returns. Blocks on the disk. Raises Conflict and ConfigError."""
+
+    def remove(self, name: str) -> object:
+        """Gone for good when it returns. Blocks on the disk. Raises Conflict for a built-in model."""
