@@ -72,8 +72,7 @@ def load_settings(
         for name in Settings.model_fields
         if env.get(PREFIX + name.upper(), "") != ""
     }
-    home = Path(given.get("home") or from_env.get("home") or Settings.model_fields["home"].default)
-    home = home.expanduser().absolute()
+    home = _home(given.get("home") or from_env.get("home"))
     path = home / CONFIG_FILE
     layers: list[tuple[str, Mapping[str, Any]]] = [
         (str(path), _read_yaml(path)),
@@ -95,12 +94,20 @@ def load_settings(
         raise ConfigError(f"setting {name!r} (from {origins.get(name, path)}): {first['msg']}") from None
 
 
+def _home(given: str | Path | None) -> Path:
+    path = Path(given or Settings.model_fields["home"].default)
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise ConfigError(f"the home {str(path)!r} cannot be told: write an absolute path") from None
+
+
 def _read_yaml(path: Path) -> Mapping[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     if values is None:
         return {}
@@ -118,6 +125,11 @@ def process_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
+def export(variables: Mapping[str, str]) -> None:
+    """Set variables of this process, for libraries that read them at import and for its children."""
+    os.environ.update(variables)
+
+
 @dataclass(frozen=True, slots=True)
 class StandaloneSettings:
     """What a Bento that is served alone, without the platform, is told by its environment."""
@@ -129,19 +141,23 @@ class StandaloneSettings:
     home: Path
     device: str
     threads: int
+    supervisor_pid: int | None
+    """The supervising process of `bentoml serve`, for its workers: `EKIBEN_SUPERVISOR_PID`."""
 
 
 def load_standalone_settings(environment: Mapping[str, str] | None = None) -> StandaloneSettings:
     """Raises ConfigError."""
     env = os.environ if environment is None else environment
     threads = env.get(PREFIX + "THREADS", "0")
-    if not threads.isdigit():
+    if not (threads.isascii() and threads.isdigit()):
         raise ConfigError(f"EKIBEN_THREADS must be a number of threads, not {threads!r}")
     order = env.get(PREFIX + "ORDER")
+    supervisor = env.get(PREFIX + "SUPERVISOR_PID", "")
     return StandaloneSettings(
         model=env.get(PREFIX + "MODEL") or None,
         order=Path(order) if order else None,
-        home=Path(env.get(PREFIX + "HOME") or "~/.ekiben").expanduser().absolute(),
+        home=_home(env.get(PREFIX + "HOME")),
         device=env.get(PREFIX + "DEVICE") or "cpu",
         threads=int(threads),
+        supervisor_pid=int(supervisor) if supervisor.isdigit() else None,
     )

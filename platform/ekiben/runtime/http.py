@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, MutableMapping
 from contextlib import aclosing, closing
@@ -33,6 +34,8 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+logger = logging.getLogger(__name__)
 
 MAX_JSON_BYTES: Final = 32 * 2**20
 
@@ -219,8 +222,10 @@ async def respond(request: Request, handler: Handler, send: Send) -> None:
     try:
         try:
             await request.read()
-        except EkibenError as error:
-            await send_answer(error_answer(error), send)
+        except ClientGone:
+            raise
+        except Exception as error:  # noqa: BLE001 - told to the log
+            await send_answer(error_answer(told(error)), send)
             return
         await _until_disconnect(request, _answer(request, handler, send))
     except ClientGone:
@@ -251,8 +256,10 @@ async def _answer(request: Request, handler: Handler, send: Send) -> None:
             await _send_stream(answer, send)
         else:
             await send_answer(answer, send)
-    except EkibenError as error:
-        await send_answer(error_answer(error), send)
+    except (ClientGone, StreamBroken):
+        raise
+    except Exception as error:  # noqa: BLE001 - told to the log
+        await send_answer(error_answer(told(error)), send)
 
 
 async def send_answer(answer: Answer, send: Send) -> None:
@@ -275,10 +282,10 @@ async def _send_stream(stream: Stream, send: Send) -> None:
         try:
             async for chunk in chunks:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        except EkibenError as error:
+        except Exception as error:
             if not stream.events:
                 raise StreamBroken from error
-            await send({"type": "http.response.body", "body": sse_error(error), "more_body": True})
+            await send({"type": "http.response.body", "body": sse_error(told(error)), "more_body": True})
     await send({"type": "http.response.body", "body": b""})
 
 
@@ -287,6 +294,14 @@ def _stream_headers(stream: Stream) -> list[tuple[bytes, bytes]]:
     if stream.events:
         headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
     return headers
+
+
+def told(error: Exception) -> EkibenError:
+    """What the client is told: errors of the tree as they are, of others only that the log has them."""
+    if isinstance(error, EkibenError):
+        return error
+    logger.error("a request failed in a way that nobody foresaw", exc_info=error)
+    return EkibenError("the server failed on this request; its log says why")
 
 
 def error_answer(error: EkibenError) -> Answer:

@@ -1,0 +1,145 @@
+"""The application of a replica: `/v1/*` by itself, everything else by BentoML.
+
+BentoML's middlewares cost more than an embedding, and its timeouts and error bodies are not OpenAI's,
+so the OpenAI routes lie in front of its application and not in it. Its documentation page, schema,
+metrics, health checks and native API stay as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias
+
+from ekiben.clock import SYSTEM_CLOCK
+from ekiben.errors import EkibenError, ModelNotFound
+from ekiben.runtime.host import ModelHost
+from ekiben.runtime.http import (
+    Answer,
+    Message,
+    Receive,
+    Request,
+    Scope,
+    Send,
+    StreamBroken,
+    error_answer,
+    respond,
+    send_answer,
+)
+from ekiben.runtime.routing import RouteTable, method_not_allowed, routes_of
+
+logger = logging.getLogger(__name__)
+
+Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_MODELS: Final = "/v1/models"
+_OTHER: Final = "other"
+
+
+class ReplicaApp:
+    """Raw ASGI. The model is loaded in the lifespan, before BentoML's own startup."""
+
+    def __init__(self, bento: Application, host: ModelHost) -> None:
+        self._bento = bento
+        self._host = host
+        self._routes: RouteTable | None = None
+        self._created = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            await self._serve(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+        else:
+            await self._bento(scope, receive, send)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """BentoML's lifespan, with the model's around it."""
+
+        async def send_after_unload(message: Message) -> None:
+            # The server may end the process as soon as it has this message.
+            if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+                await self._host.unload()
+            await send(message)
+
+        try:
+            await self._load()
+        except EkibenError as error:
+            logger.error("%s", error.message)
+            await self._host.unload()
+            await send({"type": "lifespan.startup.failed", "message": ""})
+            return
+        await self._bento(scope, receive, send_after_unload)
+
+    async def _load(self) -> None:
+        await self._host.load()
+        model = self._host.model
+        # Imports, on a thread: the first request should not find the loop busy with them.
+        routes = await asyncio.to_thread(routes_of, model.abilities)
+        self._routes = RouteTable(model, routes)
+        self._created = int(SYSTEM_CLOCK.now().timestamp())
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from ekiben.runtime.metrics import observed
+
+        assert self._routes is not None, "served a request before the model was loaded"
+        method, path = scope["method"], scope["path"]
+        route = self._routes.find(method, path)
+        known = route is not None or path == _MODELS
+        with observed(path if known else _OTHER) as outcome:
+
+            async def send_noting_status(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    outcome.status = message["status"]
+                await send(message)
+
+            if route is not None:
+                request = Request(scope, receive, self._host.model, self._host.loaded)
+                await _answer(request, route.handler, send_noting_status)
+            else:
+                await send_answer(await self._plain(method, path), send_noting_status)
+
+    async def _plain(self, method: str, path: str) -> Answer:
+        """What no ability serves: the list of models, and the ways to say no."""
+        assert self._routes is not None
+        try:
+            if path != _MODELS and not path.startswith(_MODELS + "/"):
+                raise await asyncio.to_thread(self._routes.missing, method, path)
+            if method != "GET":
+                raise method_not_allowed(method, path, allow="GET")
+            if path == _MODELS:
+                return _json({"object": "list", "data": [self._model_object()]})
+            name = path.removeprefix(_MODELS + "/")
+            if not self._host.model.answers_to(name):
+                raise ModelNotFound(
+                    f"the model {name[:128]!r} is not served here: this is {self._host.model.name!r}",
+                    param="model",
+                )
+            return _json(self._model_object())
+        except EkibenError as error:
+            return error_answer(error)
+
+    def _model_object(self) -> dict[str, Any]:
+        model = self._host.model
+        return {
+            "id": model.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "ekiben",
+            "state": "ready",
+            "abilities": sorted(model.abilities),
+        }
+
+
+async def _answer(request: Request, handler: Any, send: Send) -> None:
+    try:
+        await respond(request, handler, send)
+    except StreamBroken as error:
+        # Returning without the last chunk makes the server cut the connection.
+        logger.error("the answer to %s broke off: %s", request.path, error.__cause__)
+
+
+def _json(value: dict[str, Any]) -> Answer:
+    return Answer(json.dumps(value).encode())

@@ -1,0 +1,114 @@
+"""What turns a family's class into a Bento: the BentoML service behind `bentos/*/service.py`.
+
+A service file is a few lines: `@bentoml.service(service_class=EkibenService, …)` over a class derived
+from its family's base. Whoever serves it, `bentoml serve` or the platform, gets the application of
+`ekiben.runtime.asgi`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import bentoml
+from bentoml.exceptions import BentoMLConfigException
+from pydantic import BaseModel, ConfigDict
+
+from ekiben.contract.model import Family
+from ekiben.errors import EkibenError
+from ekiben.runtime import standalone
+from ekiben.runtime.asgi import ReplicaApp
+from ekiben.runtime.host import Assignment, ModelHost, assignment_of, prepare_load
+from ekiben.runtime.native import AudioBento, EmbeddingBento, FamilyBento, LlmBento, VisionBento
+from ekiben.runtime.parent import follow_supervisor, mark_supervisor
+from ekiben.runtime.protocol import Order
+from ekiben.settings import load_standalone_settings
+
+__all__ = ["AudioBento", "EkibenService", "EmbeddingBento", "LlmBento", "VisionBento"]
+
+T = TypeVar("T")
+
+
+class Arguments(BaseModel):
+    """What `bentoml serve --arg` and `bentoml build --arg` take. Built into a Bento, they are frozen."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = None
+
+
+class EkibenService(bentoml.Service[Any]):  # type: ignore[misc] # no types come with BentoML
+    """A BentoML service of one model, whose application answers the OpenAI routes itself."""
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self.host: ModelHost | None = None
+        self.arguments = bentoml.use_arguments(Arguments)
+        # BentoML calls this once, in the process that supervises the workers, before it starts them.
+        self.inner.prepare = _DeploymentHook(self)
+
+    @property
+    def family(self) -> Family:
+        bento: type[FamilyBento] = self.inner
+        return bento.family
+
+    def __call__(self) -> Any:
+        instance = super().__call__()
+        instance.host = self.host
+        return instance
+
+    def application(self, host: ModelHost) -> ReplicaApp:
+        """The application that serves the host's model."""
+        self.host = host
+        return ReplicaApp(super().to_asgi(is_main=True), host)
+
+    def to_asgi(self, is_main: bool = True) -> Any:
+        """For BentoML's own server, in a process that it started."""
+        # BentoML sets the level of its own loggers only.
+        logging.getLogger("ekiben").setLevel(logging.INFO)
+        if bentoml.server_context.worker_index is not None:
+            follow_supervisor()
+        return self.application(ModelHost(self._assign, report=standalone.log_report))
+
+    async def _assign(self) -> Assignment:
+        if (path := load_standalone_settings().order) is not None:
+            return assignment_of(Order.model_validate_json(path.read_bytes()))
+        return await standalone.assign(self.family, argument=self.arguments.model)
+
+
+class _DeploymentHook:
+    """Fails early: what can be known before the port is open is looked at here, in the supervisor."""
+
+    __bentoml_deployment_hook__ = True
+
+    def __init__(self, service: EkibenService) -> None:
+        self._service = service
+
+    def __call__(self) -> None:
+        logging.getLogger("ekiben").setLevel(logging.INFO)
+        mark_supervisor()
+        if load_standalone_settings().order is not None:
+            return
+        try:
+            choice = standalone.choose(self._service.family, argument=self._service.arguments.model)
+            weights = _run(standalone.fetch(choice))
+            assignment = standalone.assignment_for(choice, weights, scratch=Path(tempfile.gettempdir()))
+            engine, request = prepare_load(assignment, report=lambda progress: None)
+            engine.estimate_memory(request)
+        except EkibenError as error:
+            raise BentoMLConfigException(error.message) from error
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine; in a notebook, whose thread has a loop already, on another thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        return executor.submit(asyncio.run, work).result()

@@ -1,0 +1,208 @@
+"""The model of this process: loaded once, held while requests are answered, freed at the end.
+
+Turns an assignment (which model, which weights, which device) into a `LoadedModel` through the engine's
+plugin. Knows nothing of HTTP and nothing of who wants the model; news goes to one callback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ekiben.contract import abilities
+from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest
+from ekiben.contract.manifest import Manifest, problems
+from ekiben.contract.model import Ability, ModelSpec, Variant
+from ekiben.errors import EkibenError, EngineNotInstalled, LoadFailed
+from ekiben.plugins.discovery import Plugin, discover, load_object
+from ekiben.runtime.protocol import Order, Report, Stage
+from ekiben.runtime.signals import stopping_at_once
+
+logger = logging.getLogger(__name__)
+
+_PROTOCOLS: Final[dict[Ability, type]] = {
+    Ability.CHAT: abilities.Chat,
+    Ability.COMPLETE: abilities.Complete,
+    Ability.EMBED: abilities.Embed,
+    Ability.TRANSCRIBE: abilities.Transcribe,
+    Ability.TRANSLATE: abilities.Transcribe,
+    Ability.SPEAK: abilities.Speak,
+    Ability.READ_TEXT: abilities.ReadText,
+}
+_SMALLEST_STEP: Final = 0.01
+"""Progress of less is not reported, however often the engine calls."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """A model to load, with its weights on this machine and everything decided."""
+
+    model: ModelSpec
+    variant: int
+    weights: Path
+    device: str
+    threads: int
+    scratch: Path
+
+    @property
+    def chosen(self) -> Variant:
+        return self.model.variants[self.variant]
+
+
+def assignment_of(order: Order) -> Assignment:
+    """What the fleet has decided."""
+    return Assignment(
+        model=order.model,
+        variant=order.variant,
+        weights=order.weights,
+        device=order.device,
+        threads=order.threads,
+        scratch=scratch_folder(order),
+    )
+
+
+def scratch_folder(order: Order) -> Path:
+    """For sockets and temporary files of the engine."""
+    return order.folder / "tmp"
+
+
+class ModelHost:
+    """Owns the loaded model of a process."""
+
+    def __init__(
+        self, assign: Callable[[], Awaitable[Assignment]], *, report: Callable[[Report], None]
+    ) -> None:
+        """`assign` may take its time, to fetch weights; `report` may be called from any thread."""
+        self._assign = assign
+        self._report = report
+        self._assignment: Assignment | None = None
+        self._loaded: LoadedModel | None = None
+
+    @property
+    def model(self) -> ModelSpec:
+        assert self._assignment is not None, "asked for the model before it was loaded"
+        return self._assignment.model
+
+    @property
+    def loaded(self) -> LoadedModel:
+        assert self._loaded is not None, "asked for the model before it was loaded"
+        return self._loaded
+
+    async def load(self) -> None:
+        """Bring the model into memory. Raises EkibenError, after reporting it."""
+        try:
+            self._assignment = await self._assign()
+            self._loaded = await self._load(self._assignment)
+        except EkibenError as error:
+            self._report(Report(stage=Stage.FAILED, error=error.message))
+            raise
+
+    async def unload(self) -> None:
+        """Free the model, if there is one. Idempotent."""
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            await loaded.unload()
+        if self._assignment is not None:
+            shutil.rmtree(self._assignment.scratch, ignore_errors=True)
+
+    async def _load(self, assignment: Assignment) -> LoadedModel:
+        engine_id = assignment.chosen.engine
+        name = assignment.model.name
+        try:
+            engine, request = prepare_load(assignment, report=self._progress())
+            estimate = await asyncio.to_thread(engine.estimate_memory, request)
+            self._report(Report(stage=Stage.LOADING, progress=0.0, memory_bytes=estimate.total_bytes))
+            with stopping_at_once():
+                loaded = await engine.load(request)
+        except EkibenError:
+            raise
+        except Exception as error:
+            logger.exception("engine %s broke down while loading %s", engine_id, name)
+            raise LoadFailed(f"the engine {engine_id!r} cannot load {name!r}: {_one_line(error)}") from error
+        _check_abilities(loaded, assignment.model, engine_id)
+        return loaded
+
+    def _progress(self) -> Callable[[float], None]:
+        last = 0.0
+
+        def report(progress: float) -> None:
+            nonlocal last
+            if progress - last >= _SMALLEST_STEP:
+                last = progress
+                self._report(Report(stage=Stage.LOADING, progress=min(progress, 1.0)))
+
+        return report
+
+
+def prepare_load(assignment: Assignment, *, report: Callable[[float], None]) -> tuple[Engine, LoadRequest]:
+    """The engine and what it is to load. Raises EngineNotInstalled, LoadFailed and what the plugin raises."""
+    variant = assignment.chosen
+    plugin = _plugin(variant.engine)
+    request = LoadRequest(
+        model=assignment.model,
+        variant=variant,
+        weights=assignment.weights,
+        options=_options(plugin.manifest, assignment),
+        device=parse_device(assignment.device),
+        threads=assignment.threads,
+        scratch=assignment.scratch,
+        report=report,
+    )
+    engine: Engine = load_object(plugin)  # type: ignore[assignment]
+    return engine, request
+
+
+def parse_device(text: str) -> Device:
+    """`cpu`, `cuda`, `cuda:1`. Raises LoadFailed."""
+    kind, _, index = text.partition(":")
+    if not kind or (index and not index.isdigit()):
+        raise LoadFailed(f"{text!r} is not a device: write cpu, cuda or cuda:1")
+    return Device(kind, int(index or 0))
+
+
+def _plugin(engine_id: str) -> Plugin:
+    plugins = discover()
+    plugin = plugins.engines().get(engine_id)
+    if plugin is not None and not plugin.missing:
+        return plugin
+    if plugin is not None:
+        missing = ", ".join(plugin.missing)
+        raise EngineNotInstalled(
+            f"the engine {engine_id!r} is not installed (missing: {missing}): "
+            f"run `ekiben engine install {engine_id}`"
+        )
+    reason = next((broken.reason for broken in plugins.broken if broken.id == engine_id), None)
+    raise EngineNotInstalled(
+        f"the engine {engine_id!r} cannot be used: {reason}"
+        if reason
+        else f"there is no engine {engine_id!r}: install the package that brings it"
+    )
+
+
+def _options(manifest: Manifest, assignment: Assignment) -> dict[str, object]:
+    assert manifest.engine is not None, "discovery lets no engine pass without its section"
+    variant = assignment.chosen
+    wrong = problems(manifest.engine.options, variant.options)
+    if wrong:
+        reasons = "; ".join(f"option {name!r} {reason}" for name, reason in wrong)
+        raise LoadFailed(f"{assignment.model.name!r} cannot be loaded by {variant.engine!r}: {reasons}")
+    return manifest.engine.defaults() | variant.options
+
+
+def _check_abilities(loaded: LoadedModel, model: ModelSpec, engine_id: str) -> None:
+    lacking = sorted(a.value for a in model.abilities if not isinstance(loaded, _PROTOCOLS[a]))
+    if lacking:
+        raise LoadFailed(
+            f"{model.name!r} is said to {', '.join(lacking)}, which {engine_id!r} did not make it able to: "
+            "correct the abilities of its spec"
+        )
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -1,0 +1,51 @@
+"""What a replica counts of its `/v1` requests, beside what BentoML counts of its own routes.
+
+Imported only once the process knows its PROMETHEUS_MULTIPROC_DIR, which prometheus_client reads at
+import. Labels are bounded: a route is one that exists, or `other`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from ekiben.clock import SYSTEM_CLOCK
+
+CLIENT_GONE: Final = 499
+"""The status of a request whose client left before the answer began."""
+
+_REQUESTS = Counter("ekiben_replica_requests", "Requests to /v1 that have ended", ["route", "status"])
+_DURATION = Histogram(
+    "ekiben_replica_request_duration_seconds",
+    "Time from a request's first byte to its answer's last",
+    ["route"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
+)
+_IN_FLIGHT = Gauge(
+    "ekiben_replica_requests_in_flight",
+    "Requests to /v1 under way",
+    multiprocess_mode="livesum",
+)
+
+
+class Outcome:
+    """What became of a request; `status` is set when its answer begins."""
+
+    status: int = CLIENT_GONE
+
+
+@contextmanager
+def observed(route: str) -> Iterator[Outcome]:
+    """Counts what happens within as one request."""
+    outcome = Outcome()
+    started_s = SYSTEM_CLOCK.monotonic()
+    _IN_FLIGHT.inc()
+    try:
+        yield outcome
+    finally:
+        _IN_FLIGHT.dec()
+        _DURATION.labels(route).observe(SYSTEM_CLOCK.monotonic() - started_s)
+        _REQUESTS.labels(route, str(outcome.status)).inc()

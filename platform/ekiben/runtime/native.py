@@ -1,0 +1,188 @@
+"""BentoML's own API of each family: a few typed methods that its documentation page can try out.
+
+Each family's class is the base of the class in its Bento's `service.py`. The methods ask the same
+loaded model as the OpenAI routes do.
+"""
+
+from __future__ import annotations
+
+import json
+import wave
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar, cast
+
+import bentoml
+from bentoml.exceptions import BentoMLException
+from bentoml.validators import ContentType
+from pydantic import Field
+
+from ekiben.contract import abilities
+from ekiben.contract.model import Ability, Family
+from ekiben.errors import EkibenError, InvalidRequest
+from ekiben.runtime.host import ModelHost
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class FamilyBento:
+    """What the families share: the way to the model."""
+
+    family: ClassVar[Family]
+    host: ModelHost
+    """Set by the service on its instance, before the first request."""
+
+    def able(self, *abilities: Ability) -> Any:
+        """The loaded model, if it has one of the abilities. Raises InvalidRequest."""
+        model = self.host.model
+        if not model.abilities & set(abilities):
+            can = ", ".join(sorted(model.abilities))
+            raise InvalidRequest(f"the model {model.name!r} cannot {' or '.join(abilities)}: it can {can}")
+        return self.host.loaded
+
+
+def _api(method: F) -> F:
+    """`bentoml.api`, for type checkers, which see nothing of BentoML."""
+    api: F = bentoml.api(method)
+    return api
+
+
+@contextmanager
+def _as_bentoml_errors() -> Iterator[None]:
+    """BentoML shows the message of its own exceptions below 500, and hides all others."""
+    try:
+        yield
+    except EkibenError as error:
+        raise BentoMLException(error.message, error_code=HTTPStatus(error.status)) from error
+
+
+class LlmBento(FamilyBento):
+    family = Family.LLM
+
+    @_api
+    async def generate(
+        self,
+        prompt: str = Field(default="Name three fruits.", description="what to answer"),
+        max_tokens: int = Field(default=128, ge=1, description="longest answer, in tokens"),
+    ) -> AsyncGenerator[str, None]:
+        """Answer a prompt; the text is streamed as it is made."""
+        with _as_bentoml_errors():
+            async with aclosing(self._objects(prompt, max_tokens)) as objects:
+                async for item in objects:
+                    for choice in json.loads(item)["choices"]:
+                        text = choice.get("text") or choice.get("delta", {}).get("content")
+                        if text:
+                            yield text
+
+    def _objects(self, prompt: str, max_tokens: int) -> AsyncGenerator[bytes, None]:
+        body: dict[str, Any] = {"model": self.host.model.name, "max_tokens": max_tokens, "stream": True}
+        if Ability.CHAT in self.host.model.abilities:
+            body["messages"] = [{"role": "user", "content": prompt}]
+            chat: abilities.Chat = self.able(Ability.CHAT)
+            return chat.chat(self._request(body))
+        body["prompt"] = prompt
+        complete: abilities.Complete = self.able(Ability.COMPLETE)
+        return complete.complete(self._request(body))
+
+    def _request(self, body: dict[str, Any]) -> abilities.TextRequest:
+        return abilities.TextRequest(
+            body=body,
+            raw=json.dumps(body).encode(),
+            stream=True,
+            model=self.host.model.name,
+            request_id="",
+        )
+
+
+class EmbeddingBento(FamilyBento):
+    family = Family.EMBEDDING
+
+    @_api
+    async def embed(
+        self,
+        texts: Annotated[list[str], Field(min_length=1, max_length=2048, examples=[["a box of lunch"]])],
+    ) -> list[list[float]]:
+        """One vector for each text, in order."""
+        with _as_bentoml_errors():
+            model: abilities.Embed = self.able(Ability.EMBED)
+            result = await model.embed(abilities.EmbedRequest(inputs=texts))
+            return cast("list[list[float]]", result.vectors.tolist())
+
+
+class AudioBento(FamilyBento):
+    family = Family.AUDIO
+
+    @_api
+    async def transcribe(
+        self, audio: Annotated[Path, ContentType("audio/*")], language: str | None = None
+    ) -> dict[str, Any]:
+        """The words of a recording, in any common format."""
+        with _as_bentoml_errors():
+            model: abilities.Transcribe = self.able(Ability.TRANSCRIBE)
+            request = abilities.TranscribeRequest(audio=audio, language=language)
+            result = await model.transcribe(request)
+            async with aclosing(result.segments) as segments:
+                found = [segment async for segment in segments]
+        return {
+            "language": result.language,
+            "duration": result.duration_s,
+            "text": "".join(segment.text for segment in found).strip(),
+            "segments": [
+                {"start": segment.start_s, "end": segment.end_s, "text": segment.text} for segment in found
+            ],
+        }
+
+    @_api
+    async def speak(
+        self,
+        ctx: bentoml.Context,
+        text: str = Field(default="Good morning.", min_length=1, max_length=4096),
+        voice: str = "default",
+    ) -> Annotated[Path, ContentType("audio/wav")]:
+        """A WAV file of the text, spoken."""
+        with _as_bentoml_errors():
+            model: abilities.Speak = self.able(Ability.SPEAK)
+            voices = list(model.voices)
+            if voice != "default" and voice not in voices:
+                raise InvalidRequest(f"there is no voice {voice!r} (known: {', '.join(voices)})")
+            request = abilities.SpeakRequest(text=text, voice=voices[0] if voice == "default" else voice)
+            path = Path(ctx.temp_dir) / "speech.wav"
+            await _write_wav(path, model.speak(request))
+            return path
+
+
+async def _write_wav(path: Path, speech: AsyncGenerator[abilities.AudioChunk, None]) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        started = False
+        async with aclosing(speech) as chunks:
+            async for chunk in chunks:
+                if not started:
+                    file.setframerate(chunk.sample_rate_hz)
+                    started = True
+                file.writeframes(chunk.samples)
+        if not started:
+            raise InvalidRequest("there is nothing to speak in this text", param="text")
+
+
+class VisionBento(FamilyBento):
+    family = Family.VISION
+
+    @_api
+    async def read_text(self, image: Annotated[Path, ContentType("image/*")]) -> dict[str, Any]:
+        """The lines of text in a picture, with their boxes and scores."""
+        with _as_bentoml_errors():
+            model: abilities.ReadText = self.able(Ability.READ_TEXT)
+            page = await model.read_text(abilities.OcrRequest(image=image.read_bytes()))
+        return {
+            "width": page.width,
+            "height": page.height,
+            "text": "\n".join(line.text for line in page.lines),
+            "lines": [
+                {"text": line.text, "score": line.score, "box": [list(corner) for corner in line.box]}
+                for line in page.lines
+            ],
+        }

@@ -1,0 +1,180 @@
+"""A replica's process: `python -m ekiben.runtime.replica ORDER.json`, started by the fleet.
+
+Loads the family's Bento as BentoML does, and does itself what the supervisor of `bentoml serve` would
+have done: the folders, the socket, the signals, the end. It ends when the platform does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import psutil
+from pydantic import ValidationError
+
+from ekiben.clock import SYSTEM_CLOCK
+from ekiben.contract.parent import die_with_parent
+from ekiben.errors import LoadFailed
+from ekiben.runtime.host import ModelHost, assignment_of, scratch_folder
+from ekiben.runtime.protocol import Order, Report, Stage
+from ekiben.runtime.reports import ReportPipe
+from ekiben.settings import export
+
+if TYPE_CHECKING:
+    from ekiben.runtime.bento import EkibenService
+
+logger = logging.getLogger(__name__)
+
+EXIT_USAGE: Final = 2
+EXIT_FAILED: Final = 3
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Run the replica of an order's file."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("ekiben").setLevel(logging.INFO)
+    if len(arguments) != 1:
+        sys.exit("usage: python -m ekiben.runtime.replica ORDER.json")
+    try:
+        order = Order.model_validate_json(Path(arguments[0]).read_bytes())
+    except (OSError, ValidationError) as error:
+        logger.error("the order %s cannot be read: %s", arguments[0], error)
+        sys.exit(EXIT_USAGE)
+    run_replica(order)
+
+
+def run_replica(order: Order) -> NoReturn:
+    """Serve the order's model until SIGTERM, then end the process: 0 when all is well, 3 when it failed.
+
+    Ends without the interpreter's own farewell, which would wait for engines' threads.
+    """
+    die_with_parent(order.parent_pid)
+    code = EXIT_FAILED
+    report = ReportPipe(order.report_fd)
+    try:
+        report(Report(stage=Stage.STARTING))
+        prepare_process(order)
+        _event_loop().run_until_complete(_serve(order, report))
+        code = 0
+    except SystemExit as end:  # the server's way to say that the startup failed; the host has said why
+        code = end.code if isinstance(end.code, int) else EXIT_FAILED
+    except Exception as error:
+        logger.exception("the replica broke down")
+        report(Report(stage=Stage.FAILED, error=f"the replica broke down: {type(error).__name__}: {error}"))
+    finally:
+        logging.shutdown()
+        os._exit(code)
+
+
+def prepare_process(order: Order) -> None:
+    """Everything that a process of its own keeps to itself lies in the order's folder.
+
+    BentoML and prometheus_client read these variables when they are imported, so not yet then.
+    """
+    scratch = scratch_folder(order)
+    metrics = order.folder / "metrics"
+    for folder in (scratch, metrics):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    export(
+        {
+            "BENTOML_DO_NOT_TRACK": "True",
+            "BENTOML_HOME": str(order.folder / "bentoml"),
+            "PROMETHEUS_MULTIPROC_DIR": str(metrics),
+            "TMPDIR": str(scratch),
+        }
+    )
+    tempfile.tempdir = None  # or an earlier look at TMPDIR would last
+
+
+async def _serve(order: Order, report: ReportPipe) -> None:
+    stages = _Stages()
+    service = load_service(order.bento)
+    stages.end("imports")
+
+    async def assign() -> Any:
+        return assignment_of(order)
+
+    host = ModelHost(assign, report=report)
+    app = service.application(host)
+    stages.end("app")
+
+    from ekiben.runtime.server import ReplicaServer
+
+    def on_ready() -> None:
+        stages.end("load")
+        gc.freeze()  # what is loaded stays: the collector need not walk through it again
+        memory = resident_bytes()
+        logger.info("ready: %s, %d MB, %s", order.model.name, memory // 10**6, stages)
+        report(Report(stage=Stage.READY, memory_bytes=memory, detail={"stages_s": stages.seconds}))
+
+    await ReplicaServer(app, on_ready=on_ready).serve([bind(order.socket)])
+
+
+def load_service(bento: Path) -> EkibenService:
+    """The Bento's service, by BentoML's own loader. Raises LoadFailed when it is none of ours."""
+    import bentoml
+
+    from ekiben.runtime.bento import EkibenService
+
+    service = bentoml.load(str(bento))
+    if not isinstance(service, EkibenService):
+        raise LoadFailed(f"{bento} is not a Bento of this platform: its service is {service!r}")
+    # As BentoML's own workers do; its metrics carry these names.
+    context = bentoml.server_context
+    context.service_type = "entry_service"
+    context.service_name = context.bento_name = service.name
+    context.bento_version = "not available"
+    return service
+
+
+def bind(path: Path) -> socket.socket:
+    """A unix socket that only this user may connect to. It listens once the model is loaded."""
+    unbound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        unbound.bind(str(path))
+    finally:
+        os.umask(mask)
+    return unbound
+
+
+def resident_bytes() -> int:
+    """Of this process and of those that its engine started."""
+    this = psutil.Process()
+    return sum(int(process.memory_info().rss) for process in (this, *this.children(recursive=True)))
+
+
+class _Stages:
+    """How long the parts of a start took."""
+
+    def __init__(self) -> None:
+        born = psutil.Process().create_time()
+        self._last_s = SYSTEM_CLOCK.monotonic()
+        self.seconds = {"python": round(SYSTEM_CLOCK.now().timestamp() - born, 3)}
+
+    def end(self, name: str) -> None:
+        now_s = SYSTEM_CLOCK.monotonic()
+        self.seconds[name] = round(now_s - self._last_s, 3)
+        self._last_s = now_s
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self.seconds.items())
+
+
+def _event_loop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
