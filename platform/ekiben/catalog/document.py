@@ -7,6 +7,7 @@ keys and hostile sizes are refused. What the values mean is not known here.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,6 +19,11 @@ from ekiben.errors import ConfigError
 
 MAX_CHARACTERS: Final = 256 * 1024
 MAX_DEPTH: Final = 32
+MAX_VALUES: Final = 10_000
+MAX_PROBLEMS: Final = 20
+"""That are told at once."""
+_LINE_CHARACTERS: Final = 500
+_FORBIDDEN: Final = re.compile("[\x00-\x08\ud800-\udfff]")
 
 Location = Sequence[str | int]
 """Keys and indexes that lead from the top to a value, as pydantic gives them."""
@@ -50,7 +56,12 @@ class Document:
         placed = sorted(
             ((*self._position(problem), str(problem)) for problem in problems), key=lambda line: line[:2]
         )
-        lines = [f"{self.filename}:{line}:{column}: {text}" for line, column, text in placed]
+        lines = [
+            f"{self.filename}:{line}:{column}: {_cut(text, _LINE_CHARACTERS)}"
+            for line, column, text in placed[:MAX_PROBLEMS]
+        ]
+        if len(placed) > MAX_PROBLEMS:
+            lines.append(f"{self.filename}: and more: mend these first")
         return ConfigError("\n".join(lines))
 
     def _position(self, problem: Problem) -> tuple[int, int]:
@@ -61,11 +72,7 @@ class Document:
             if found is None:
                 break
             key, node = found
-            mark = (
-                node.start_mark
-                if problem.at_key is False and isinstance(node, ScalarNode)
-                else key.start_mark
-            )
+            mark = node.start_mark if isinstance(node, ScalarNode) and not problem.at_key else key.start_mark
         return mark.line + 1, mark.column + 1
 
 
@@ -73,13 +80,11 @@ def read_document(text: str, *, filename: str) -> Document:
     """Parse one YAML document. Raises ConfigError with file, line and column."""
     if len(text) > MAX_CHARACTERS:
         raise ConfigError(f"{filename}: longer than {MAX_CHARACTERS} characters, which no model spec needs")
-    loader = _Loader(text)
     try:
-        root = loader.get_single_node()
+        root = _compose(text)
         if root is None:
             raise ConfigError(f"{filename}:1:1: the file is empty: it must hold a model spec")
-        _refuse_duplicates(root)
-        return Document(filename, loader.construct_document(root), root)
+        return Document(filename, _Loader("").construct_document(root), root)
     except yaml.MarkedYAMLError as error:
         raise _at_mark(error, filename) from None
     except yaml.reader.ReaderError as error:
@@ -87,8 +92,6 @@ def read_document(text: str, *, filename: str) -> Document:
         column = error.position - (text.rfind("\n", 0, error.position) + 1) + 1
         reason = f"the character {chr(error.character)!a} is not allowed in YAML"
         raise ConfigError(f"{filename}:{line}:{column}: {reason}") from None
-    finally:
-        loader.dispose()
 
 
 class _Refused(yaml.MarkedYAMLError):
@@ -104,6 +107,7 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = 0
+        self._values = 0
 
     def compose_node(self, parent: Node | None, index: int) -> Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -113,6 +117,9 @@ class _Loader(yaml.SafeLoader):
             raise _Refused(f"the tag {event.tag!r} is not used here: leave it out", event.start_mark)
         if self._depth == MAX_DEPTH:
             raise _Refused(f"nested more than {MAX_DEPTH} levels deep", event.start_mark)
+        if self._values == MAX_VALUES:
+            raise _Refused(f"more than {MAX_VALUES} values, which no model spec needs", event.start_mark)
+        self._values += 1
         self._depth += 1
         node: Node | None = super().compose_node(parent, index)
         self._depth -= 1
@@ -120,7 +127,9 @@ class _Loader(yaml.SafeLoader):
 
     def construct_scalar_of(self, node: ScalarNode) -> Any:
         """A text, number, boolean or null that can be stored and sent as JSON."""
-        if any(ord(character) < 9 or 0xD800 <= ord(character) <= 0xDFFF for character in node.value):
+        # JSON writes what lies beyond 16 bits as two surrogates; a lone one stays, and is refused.
+        node.value = node.value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+        if _FORBIDDEN.search(node.value):
             raise _Refused("the text holds a control character or half a surrogate pair", node.start_mark)
         construct = yaml.SafeLoader.yaml_constructors[node.tag]
         try:
@@ -143,6 +152,13 @@ _Loader.yaml_implicit_resolvers = {
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     if (kept := [(tag, regex) for tag, regex in resolvers if tag.rpartition(":")[2] in _SCALARS])
 }
+
+
+def _compose(text: str) -> Node | None:
+    root: Node | None = _Loader(text).get_single_node()
+    if root is not None:
+        _refuse_duplicates(root)
+    return root
 
 
 def _refuse_duplicates(root: Node) -> None:
@@ -185,4 +201,8 @@ def _at_mark(error: yaml.MarkedYAMLError, filename: str) -> ConfigError:
 
 
 def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "…")
+    return repr(_cut(text, 60))
+
+
+def _cut(text: str, characters: int) -> str:
+    return text if len(text) <= characters else text[: characters - 1] + "…"

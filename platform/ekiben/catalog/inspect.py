@@ -34,7 +34,7 @@ def spec_from_path(path: Path, *, plugins: Plugins, name: str | None = None) -> 
 
     The variants are the engines that can run them, installed ones first. Raises ConfigError.
     """
-    path = Path(os.path.normpath(path.expanduser().absolute()))
+    path = _absolute(path)
     finding = look(path)
     engines = _engines(finding, plugins)
     if not engines:
@@ -56,6 +56,13 @@ def spec_from_path(path: Path, *, plugins: Plugins, name: str | None = None) -> 
         )
     except ValidationError as error:
         raise ConfigError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return Path(os.path.normpath(path.expanduser().absolute()))
+    except RuntimeError:
+        raise ConfigError(f"{str(path)!r} cannot be told: write an absolute path") from None
 
 
 def look(path: Path) -> Finding:

@@ -6,8 +6,9 @@ Every error names file, line and column. Nothing of a plugin is imported, and no
 from __future__ import annotations
 
 import difflib
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from ekiben.catalog.document import MAX_CHARACTERS, Document, Problem, read_document
+from ekiben.catalog.document import MAX_CHARACTERS, MAX_PROBLEMS, Document, Problem, read_document
 from ekiben.catalog.inspect import spec_from_path
 from ekiben.contract.manifest import EngineSection
 from ekiben.contract.manifest import problems as option_problems
@@ -24,6 +25,19 @@ from ekiben.errors import ConfigError
 from ekiben.plugins.discovery import Plugin, Plugins
 
 SPEC_SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
+
+
+_PLAIN: Final = {
+    "string_type": "must be a text",
+    "tuple_type": "must be a list",
+    "frozen_set_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "model_attributes_type": "must be a mapping",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+}
+"""pydantic's kinds of errors, in the words of YAML."""
 
 
 def parse_spec(text: str, *, filename: str, plugins: Plugins) -> ModelSpec:
@@ -56,13 +70,18 @@ def parse_specs(text: str, *, filename: str, plugins: Plugins) -> list[ModelSpec
 
 
 def load_spec_file(path: Path, *, plugins: Plugins) -> ModelSpec:
-    """`parse_spec` of a file. Raises ConfigError, also when the file cannot be read."""
-    return parse_spec(_read(path), filename=str(path), plugins=plugins)
+    """The one spec of a file, as `load_spec_files`."""
+    spec = parse_spec(_read(path), filename=str(path), plugins=plugins)
+    return _anchored(spec, path.absolute().parent)
 
 
 def load_spec_files(path: Path, *, plugins: Plugins) -> list[ModelSpec]:
-    """`parse_specs` of a file. Raises ConfigError, also when the file cannot be read."""
-    return parse_specs(_read(path), filename=str(path), plugins=plugins)
+    """The specs of a file; relative paths of weights in it count from its folder.
+
+    Raises ConfigError as `parse_spec`, and when the file cannot be read.
+    """
+    specs = parse_specs(_read(path), filename=str(path), plugins=plugins)
+    return [_anchored(spec, path.absolute().parent) for spec in specs]
 
 
 def builtin_specs(plugins: Plugins) -> list[ModelSpec]:
@@ -89,16 +108,23 @@ def resolve_model(text: str, *, plugins: Plugins) -> ModelSpec:
     for spec in specs:
         if spec.answers_to(text):
             return spec
-    path = Path(text).expanduser()
-    if path.is_file() and path.suffix.lower() in SPEC_SUFFIXES:
-        return load_spec_file(path, plugins=plugins)
-    if path.exists():
+    if (path := _existing(text)) is not None:
+        if path.is_file() and path.suffix.lower() in SPEC_SUFFIXES:
+            return load_spec_file(path, plugins=plugins)
         return spec_from_path(path, plugins=plugins)
     names = [name for spec in specs for name in (spec.name, *spec.aliases)]
     raise ConfigError(
-        f"{text!r} is neither a built-in model nor a path that exists{did_you_mean(text, names)} "
+        f"{_short(text)} is neither a built-in model nor a path that exists{did_you_mean(text, names)} "
         f"(built in: {', '.join(spec.name for spec in specs)})"
     )
+
+
+def _existing(text: str) -> Path | None:
+    try:
+        path = Path(text).expanduser()
+        return path if path.exists() else None
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, or an unknown ~user
+        return None
 
 
 def spec_problems(spec: ModelSpec, plugins: Plugins) -> list[Problem]:
@@ -116,11 +142,15 @@ def spec_problems(spec: ModelSpec, plugins: Plugins) -> list[Problem]:
     return found
 
 
-def did_you_mean(text: str, known: Iterable[str]) -> str:
+def did_you_mean(text: str, known: Collection[str]) -> str:
     """`: did you mean 'x'?`, or nothing when no known name is near."""
     near = difflib.get_close_matches(text[:200].lower(), [name.lower() for name in known], n=1, cutoff=0.6)
     exact = next((name for name in known if near and name.lower() == near[0]), None)
     return f": did you mean {exact!r}?" if exact else ""
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 200 else text[:197] + "…")
 
 
 def _read(path: Path) -> str:
@@ -135,6 +165,23 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
 
 
+def _anchored(spec: ModelSpec, folder: Path) -> ModelSpec:
+    variants = tuple(
+        variant.model_copy(update={"source": _anchored_source(variant.source, folder)})
+        for variant in spec.variants
+    )
+    return spec.model_copy(update={"variants": variants})
+
+
+def _anchored_source(source: SourceSpec, folder: Path) -> SourceSpec:
+    path = source.parameters.get("path")
+    if source.kind != "local" or not isinstance(path, str) or path.startswith(("/", "~")):
+        return source
+    return SourceSpec.model_validate(
+        {"kind": source.kind, **source.parameters, "path": os.path.normpath(folder / path)}
+    )
+
+
 def _shaped(document: Document) -> list[ModelSpec]:
     """The specs as far as their shape goes. Raises ConfigError."""
     value = document.value
@@ -146,6 +193,8 @@ def _shaped(document: Document) -> list[ModelSpec]:
     specs: list[ModelSpec] = []
     found: list[Problem] = []
     for prefix, item in items:
+        if len(found) > MAX_PROBLEMS:
+            break
         if not isinstance(item, dict):
             found.append(
                 Problem(prefix, f"must be a model spec, a mapping with `name:` and more, not {item!r}")
@@ -154,7 +203,7 @@ def _shaped(document: Document) -> list[ModelSpec]:
         try:
             specs.append(ModelSpec.model_validate(item))
         except ValidationError as error:
-            found += [_problem(prefix, detail) for detail in error.errors()]
+            found += [_problem(prefix, detail) for detail in error.errors()[: MAX_PROBLEMS + 1]]
     if found:
         raise document.error(found)
     return specs
@@ -173,7 +222,7 @@ def _problem(prefix: tuple[int, ...], detail: ErrorDetails) -> Problem:
         if detail["loc"]:
             return Problem(location, f"is wrong: {message.removeprefix('Value error, ')}")
         return Problem((*location, "abilities"), f"do not fit: {message.removeprefix('Value error, ')}")
-    text = message.replace("Input should be", "must be").replace("Input should have", "must have")
+    text = _PLAIN.get(kind) or message.replace("Input should", "must")
     text = text[:1].lower() + text[1:]
     return Problem(location, text if isinstance(given, (dict, list)) else f"{text}, not {given!r}")
 

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import InvalidVersion
 from pydantic import ValidationError
 
 from ekiben.contract.manifest import API_VERSION, Manifest, PluginKind
@@ -65,7 +66,7 @@ def discover() -> Plugins:
     """Look through the installed distributions. Reads files only; takes a few milliseconds."""
     found: dict[str, list[tuple[str, metadata.EntryPoint]]] = {}
     for entry_point in metadata.entry_points(group=ENTRY_POINT_GROUP):
-        distribution = entry_point.dist.name if entry_point.dist else "unknown"
+        distribution = (entry_point.dist.name if entry_point.dist else None) or "unknown"
         found.setdefault(entry_point.name, []).append((distribution, entry_point))
     usable: dict[str, Plugin] = {}
     broken: list[BrokenPlugin] = []
@@ -88,11 +89,8 @@ def _choose(plugin_id: str, offers: Iterable[tuple[str, metadata.EntryPoint]]) -
     ((distribution, package), entry_point) = next(iter(distinct.items()))
     try:
         manifest, folder = read_manifest(package)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         return BrokenPlugin(plugin_id, distribution, _one_line(error))
-    if manifest.api != API_VERSION:
-        reason = f"written for API {manifest.api}, this platform has API {API_VERSION}: install one that fits"
-        return BrokenPlugin(plugin_id, distribution, reason)
     if manifest.id != plugin_id or manifest.package != package:
         reason = (
             f"its manifest says {manifest.id!r} in {manifest.package!r}, "
@@ -105,6 +103,8 @@ def _choose(plugin_id: str, offers: Iterable[tuple[str, metadata.EntryPoint]]) -
 
 def read_manifest(package: str) -> tuple[Manifest, Path]:
     """The manifest of a top-level package, and the folder it lies in. Raises OSError or ValueError."""
+    if not package.isidentifier():  # of anything with a dot, the search would import the first part
+        raise ValueError(f"its entry point must name a top-level package, not {package!r}")
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise FileNotFoundError(f"the package {package!r} cannot be found")
@@ -119,13 +119,12 @@ def read_manifest(package: str) -> tuple[Manifest, Path]:
 def parse_manifest(path: Path) -> Manifest:
     """Raises ValueError, with the file's name, when it is not a manifest."""
     try:
-        # The API version is judged first: another version may well have other fields.
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-        if isinstance(table.get("api"), int) and table["api"] != API_VERSION:
-            table = {key: table[key] for key in ("id", "kind", "api", "name", "object") if key in table} | {
-                "summary": "",
-                str(table.get("kind", "source")): _EMPTY_SECTION.get(str(table.get("kind")), {}),
-            }
+        # Judged first: another version may well have other fields.
+        if isinstance(api := table.get("api"), int) and api != API_VERSION:
+            raise ValueError(
+                f"written for API {api}, this platform has API {API_VERSION}: install a version that fits"
+            )
         return Manifest.model_validate(table)
     except ValidationError as error:
         first = error.errors()[0]
@@ -133,12 +132,6 @@ def parse_manifest(path: Path) -> Manifest:
         raise ValueError(f"{path}: {where}: {first['msg']}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-_EMPTY_SECTION: dict[str, dict[str, list[str]]] = {
-    "engine": {"families": ["llm"], "abilities": ["chat"], "formats": ["unknown"]},
-    "source": {},
-}
 
 
 def load_object(plugin: Plugin) -> object:
@@ -155,10 +148,11 @@ def load_object(plugin: Plugin) -> object:
 def _satisfied(text: str) -> bool:
     try:
         requirement = Requirement(text)
-        installed = metadata.version(requirement.name)
-    except (InvalidRequirement, metadata.PackageNotFoundError):
+        if requirement.marker is not None and not requirement.marker.evaluate():
+            return True
+        return requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
+    except (InvalidRequirement, InvalidVersion, metadata.PackageNotFoundError):
         return False
-    return requirement.specifier.contains(installed, prereleases=True)
 
 
 def _one_line(error: BaseException) -> str:
