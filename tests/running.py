@@ -27,10 +27,12 @@ READY_S = 60
 class Platform:
     """`ekiben up` as a user runs it."""
 
-    def __init__(self, home: Path, weights: Path, *flags: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, home: Path, weights: Path | None, *flags: str, env: dict[str, str] | None = None
+    ) -> None:
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
-        if not (home / "weights").exists():
+        if weights is not None and not (home / "weights").exists():
             (home / "weights").symlink_to(weights, target_is_directory=True)
         self._flags = flags
         self._env = {k: v for k, v in os.environ.items() if not k.startswith("EKIBEN_")} | (env or {})
