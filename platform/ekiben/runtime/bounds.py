@@ -14,7 +14,8 @@ from ekiben.errors import InvalidRequest
 MAX_STOPS: Final = 4
 MAX_TOOLS: Final = 128
 MAX_BIASES: Final = 1024
-MAX_PROMPTS: Final = 2048
+MAX_ANSWERS: Final = 2048
+"""Prompts of one request, times the answers that each is to get."""
 MAX_TOKENS: Final = 2**31 - 1
 MAX_METADATA: Final = 16
 MAX_METADATA_KEY: Final = 64
@@ -51,11 +52,17 @@ def check_completion(body: Mapping[str, Any]) -> None:
     prompt = body["prompt"]
     if not prompt or (isinstance(prompt, list) and not all(entry != "" and entry != [] for entry in prompt)):
         raise InvalidRequest("'prompt' is empty: send a text, or tokens", param="prompt")
-    if isinstance(prompt, list) and not isinstance(prompt[0], int):
-        _check_length(body, "prompt", MAX_PROMPTS)
-    best_of, n = body.get("best_of"), body.get("n") or 1
-    if best_of is not None and best_of < n:
+    n = body.get("n") or 1
+    best_of = body.get("best_of") or n
+    if best_of < n:
         raise InvalidRequest(f"'best_of' must be at least 'n', which is {n}", param="best_of")
+    prompts = len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1
+    if prompts * best_of > MAX_ANSWERS:
+        raise InvalidRequest(
+            f"{prompts} prompts with {best_of} answers each are more than {MAX_ANSWERS}: "
+            "send several requests",
+            param="prompt",
+        )
 
 
 def _check_ranges(body: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]]) -> None:

@@ -33,7 +33,7 @@ async def _parse(
     request: Request, surface: Surface, check: Callable[[Mapping[str, Any]], None]
 ) -> TextRequest:
     body = request.json()
-    model = check_model_name(request, body.get("model"))
+    check_model_name(request, body.get("model"))
     await wire.ready()
     wire.validate(surface, body)
     check(body)
@@ -41,7 +41,7 @@ async def _parse(
         body=body,
         raw=request.raw,
         stream=bool(body.get("stream")),
-        model=model,
+        model=request.model.name,
         request_id=request.request_id,
     )
 

@@ -141,7 +141,7 @@ class _Rebuilt:
         key = _discriminator(objects)
         if key is None:
             return self._either(flat)
-        tagged: Any = Annotated[self._either(objects), Discriminator(key)]  # type: ignore[valid-type]
+        tagged: Any = Annotated[self._either(objects), Discriminator(key)]
         return self._either([*others, tagged]) if others else tagged
 
     def _either(self, members: Iterable[Any]) -> Any:
