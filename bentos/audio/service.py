@@ -12,4 +12,4 @@ from ekiben.runtime.bento import AudioBento, EkibenService
     traffic={"timeout": 600},
 )
 class Audio(AudioBento):
-    """DESC"""
+    """Transcription, or speech, of one model."""

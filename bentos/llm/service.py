@@ -12,4 +12,4 @@ from ekiben.runtime.bento import EkibenService, LlmBento
     traffic={"timeout": 600},
 )
 class Llm(LlmBento):
-    """DESC"""
+    """Chat and completions of one language model."""

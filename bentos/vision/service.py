@@ -12,4 +12,4 @@ from ekiben.runtime.bento import EkibenService, VisionBento
     traffic={"timeout": 600},
 )
 class Vision(VisionBento):
-    """DESC"""
+    """Text in pictures, read by one model."""

@@ -143,6 +143,8 @@ class StandaloneSettings:
     threads: int
     supervisor_pid: int | None
     """The supervising process of `bentoml serve`, for its workers: `EKIBEN_SUPERVISOR_PID`."""
+    supervisor_hears: bool
+    """Whether it ends when a worker signals that it failed: `EKIBEN_SUPERVISOR_HEARS`."""
 
 
 def load_standalone_settings(environment: Mapping[str, str] | None = None) -> StandaloneSettings:
@@ -160,4 +162,5 @@ def load_standalone_settings(environment: Mapping[str, str] | None = None) -> St
         device=env.get(PREFIX + "DEVICE") or "cpu",
         threads=int(threads),
         supervisor_pid=int(supervisor) if supervisor.isdigit() else None,
+        supervisor_hears=env.get(PREFIX + "SUPERVISOR_HEARS") == "1",
     )

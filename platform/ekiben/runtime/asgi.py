@@ -18,6 +18,7 @@ from ekiben.errors import EkibenError, ModelNotFound
 from ekiben.runtime.host import ModelHost
 from ekiben.runtime.http import (
     Answer,
+    Handler,
     Message,
     Receive,
     Request,
@@ -28,14 +29,13 @@ from ekiben.runtime.http import (
     respond,
     send_answer,
 )
-from ekiben.runtime.routing import RouteTable, method_not_allowed, routes_of
+from ekiben.runtime.routing import ABILITY_OF_PATH, RouteTable, method_not_allowed, routes_of
 
 logger = logging.getLogger(__name__)
 
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _MODELS: Final = "/v1/models"
-_OTHER: Final = "other"
 
 
 class ReplicaApp:
@@ -48,7 +48,7 @@ class ReplicaApp:
         self._created = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+        if scope["type"] == "http" and f"{scope['path']}/".startswith("/v1/"):
             await self._serve(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._live(scope, receive, send)
@@ -66,8 +66,7 @@ class ReplicaApp:
 
         try:
             await self._load()
-        except EkibenError as error:
-            logger.error("%s", error.message)
+        except EkibenError:  # of which the host has told
             await self._host.unload()
             await send({"type": "lifespan.startup.failed", "message": ""})
             return
@@ -86,40 +85,36 @@ class ReplicaApp:
 
         assert self._routes is not None, "served a request before the model was loaded"
         method, path = scope["method"], scope["path"]
-        route = self._routes.find(method, path)
-        known = route is not None or path == _MODELS
-        with observed(path if known else _OTHER) as outcome:
+        with observed(_label(path)) as outcome:
 
             async def send_noting_status(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     outcome.status = message["status"]
                 await send(message)
 
-            if route is not None:
+            if (route := self._routes.find(method, path)) is not None:
                 request = Request(scope, receive, self._host.model, self._host.loaded)
                 await _answer(request, route.handler, send_noting_status)
             else:
-                await send_answer(await self._plain(method, path), send_noting_status)
+                await send_answer(self._plain(method, path), send_noting_status)
 
-    async def _plain(self, method: str, path: str) -> Answer:
+    def _plain(self, method: str, path: str) -> Answer:
         """What no ability serves: the list of models, and the ways to say no."""
         assert self._routes is not None
-        try:
-            if path != _MODELS and not path.startswith(_MODELS + "/"):
-                raise await asyncio.to_thread(self._routes.missing, method, path)
+        if path == _MODELS or path.startswith(_MODELS + "/"):
             if method != "GET":
-                raise method_not_allowed(method, path, allow="GET")
-            if path == _MODELS:
-                return _json({"object": "list", "data": [self._model_object()]})
-            name = path.removeprefix(_MODELS + "/")
-            if not self._host.model.answers_to(name):
-                raise ModelNotFound(
-                    f"the model {name[:128]!r} is not served here: this is {self._host.model.name!r}",
-                    param="model",
-                )
+                return error_answer(method_not_allowed(method, path, allow="GET"))
+            return self._models(path.removeprefix(_MODELS))
+        return error_answer(self._routes.missing(method, path))
+
+    def _models(self, name: str) -> Answer:
+        model = self._host.model
+        if not name:
+            return _json({"object": "list", "data": [self._model_object()]})
+        if model.answers_to(name.removeprefix("/")):
             return _json(self._model_object())
-        except EkibenError as error:
-            return error_answer(error)
+        reason = f"the model {name[1:129]!r} is not served here: this is {model.name!r}"
+        return error_answer(ModelNotFound(reason, param="model"))
 
     def _model_object(self) -> dict[str, Any]:
         model = self._host.model
@@ -133,7 +128,14 @@ class ReplicaApp:
         }
 
 
-async def _answer(request: Request, handler: Any, send: Send) -> None:
+def _label(path: str) -> str:
+    """For the metrics: one of few values, whatever clients ask for."""
+    if path in ABILITY_OF_PATH:
+        return path
+    return _MODELS if path.startswith(_MODELS) else "other"
+
+
+async def _answer(request: Request, handler: Handler, send: Send) -> None:
     try:
         await respond(request, handler, send)
     except StreamBroken as error:

@@ -25,8 +25,8 @@ from ekiben.runtime import standalone
 from ekiben.runtime.asgi import ReplicaApp
 from ekiben.runtime.host import Assignment, ModelHost, assignment_of, prepare_load
 from ekiben.runtime.native import AudioBento, EmbeddingBento, FamilyBento, LlmBento, VisionBento
-from ekiben.runtime.parent import follow_supervisor, mark_supervisor
-from ekiben.runtime.protocol import Order
+from ekiben.runtime.parent import follow_supervisor, mark_supervisor, tell_supervisor_of_failure
+from ekiben.runtime.protocol import Order, Report, Stage
 from ekiben.settings import load_standalone_settings
 
 __all__ = ["AudioBento", "EkibenService", "EmbeddingBento", "LlmBento", "VisionBento"]
@@ -71,14 +71,22 @@ class EkibenService(bentoml.Service[Any]):  # type: ignore[misc] # no types come
         """For BentoML's own server, in a process that it started."""
         # BentoML sets the level of its own loggers only.
         logging.getLogger("ekiben").setLevel(logging.INFO)
+        report = standalone.log_report
         if bentoml.server_context.worker_index is not None:
             follow_supervisor()
-        return self.application(ModelHost(self._assign, report=standalone.log_report))
+            report = _report_of_worker
+        return self.application(ModelHost(self._assign, report=report))
 
     async def _assign(self) -> Assignment:
         if (path := load_standalone_settings().order) is not None:
             return assignment_of(Order.model_validate_json(path.read_bytes()))
         return await standalone.assign(self.family, argument=self.arguments.model)
+
+
+def _report_of_worker(report: Report) -> None:
+    standalone.log_report(report)
+    if report.stage is Stage.FAILED:
+        tell_supervisor_of_failure()
 
 
 class _DeploymentHook:

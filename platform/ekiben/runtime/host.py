@@ -94,11 +94,12 @@ class ModelHost:
         return self._loaded
 
     async def load(self) -> None:
-        """Bring the model into memory. Raises EkibenError, after reporting it."""
+        """Bring the model into memory. Raises EkibenError, after telling log and `report` of it."""
         try:
             self._assignment = await self._assign()
             self._loaded = await self._load(self._assignment)
         except EkibenError as error:
+            logger.error("%s", error.message)
             self._report(Report(stage=Stage.FAILED, error=error.message))
             raise
 

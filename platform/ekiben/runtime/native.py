@@ -115,9 +115,7 @@ class AudioBento(FamilyBento):
     family = Family.AUDIO
 
     @_api
-    async def transcribe(
-        self, audio: Annotated[Path, ContentType("audio/*")], language: str | None = None
-    ) -> dict[str, Any]:
+    async def transcribe(self, audio: Path, language: str | None = None) -> dict[str, Any]:
         """The words of a recording, in any common format."""
         with _as_bentoml_errors():
             model: abilities.Transcribe = self.able(Ability.TRANSCRIBE)
@@ -172,7 +170,7 @@ class VisionBento(FamilyBento):
     family = Family.VISION
 
     @_api
-    async def read_text(self, image: Annotated[Path, ContentType("image/*")]) -> dict[str, Any]:
+    async def read_text(self, image: Path) -> dict[str, Any]:
         """The lines of text in a picture, with their boxes and scores."""
         with _as_bentoml_errors():
             model: abilities.ReadText = self.able(Ability.READ_TEXT)

@@ -1,7 +1,8 @@
 """Which of the OpenAI routes a model has, and what to say of those that it has not.
 
-The routes themselves are in the modules of the abilities; only the modules that a model needs are
-imported before somebody asks for another one's route.
+The routes themselves are in the modules of the abilities. Those need libraries that belong to the
+engines, so a replica imports only the modules that its model needs, and knows of the others' paths
+from the table here.
 """
 
 from __future__ import annotations
@@ -14,11 +15,20 @@ from ekiben.contract.model import Ability, ModelSpec
 from ekiben.errors import EkibenError, InvalidRequest, MethodNotAllowed, NotFound
 from ekiben.runtime.http import Route
 
-_MODULES: Final[dict[str, frozenset[Ability]]] = {
+ABILITIES_OF_MODULE: Final[dict[str, frozenset[Ability]]] = {
     "ekiben.runtime.text": frozenset({Ability.CHAT, Ability.COMPLETE}),
     "ekiben.runtime.embeddings": frozenset({Ability.EMBED}),
     "ekiben.runtime.audio": frozenset({Ability.TRANSCRIBE, Ability.TRANSLATE, Ability.SPEAK}),
     "ekiben.runtime.ocr": frozenset({Ability.READ_TEXT}),
+}
+ABILITY_OF_PATH: Final[dict[str, Ability]] = {
+    "/v1/chat/completions": Ability.CHAT,
+    "/v1/completions": Ability.COMPLETE,
+    "/v1/embeddings": Ability.EMBED,
+    "/v1/audio/transcriptions": Ability.TRANSCRIBE,
+    "/v1/audio/translations": Ability.TRANSLATE,
+    "/v1/audio/speech": Ability.SPEAK,
+    "/v1/images/ocr": Ability.READ_TEXT,
 }
 
 
@@ -27,40 +37,31 @@ class RouteTable:
 
     def __init__(self, model: ModelSpec, routes: Iterable[Route]) -> None:
         self._model = model
-        self._routes = {
-            (route.path, route.method): route for route in routes if route.abilities & model.abilities
-        }
-        self._methods: dict[str, list[str]] = {}
-        for path, method in self._routes:
-            self._methods.setdefault(path, []).append(method)
+        self._routes = {(r.method, r.path): r for r in routes if r.abilities & model.abilities}
 
     def find(self, method: str, path: str) -> Route | None:
         """The route, if the model has it."""
-        return self._routes.get((path, method))
+        return self._routes.get((method, path))
 
     def missing(self, method: str, path: str) -> EkibenError:
-        """Why there is no such route. May import the other abilities' modules, so not on the event loop."""
-        if path in self._methods:
-            return method_not_allowed(method, path, allow=", ".join(sorted(self._methods[path])))
-        for route in routes_of(frozenset(Ability)):
-            if route.path == path:
-                return InvalidRequest(self._lacks(route), param="model")
-        return NotFound(f"there is no route {path[:200]!r} here")
-
-    def _lacks(self, route: Route) -> str:
+        """Why there is no such route."""
+        methods = sorted(known for known, at in self._routes if at == path)
+        if methods:
+            return method_not_allowed(method, path, allow=", ".join(methods))
+        if (needed := ABILITY_OF_PATH.get(path)) is None:
+            return NotFound(f"there is no route {path[:200]!r} here")
         can = ", ".join(sorted(self._model.abilities))
-        needed = " or ".join(sorted(route.abilities))
-        return (
-            f"the model {self._model.name!r} cannot {needed}: it can {can}; "
-            f"choose a model that can {needed} for {route.path}"
+        return InvalidRequest(
+            f"the model {self._model.name!r} cannot {needed.value}, which {path} needs: it can {can}",
+            param="model",
         )
 
 
 def routes_of(abilities: frozenset[Ability]) -> list[Route]:
-    """The routes of all modules that serve one of the abilities; imports them."""
+    """The routes of the modules that serve one of the abilities; imports them."""
     return [
         route
-        for name, served in _MODULES.items()
+        for name, served in ABILITIES_OF_MODULE.items()
         if served & abilities
         for route in import_module(name).ROUTES
     ]
