@@ -1,0 +1,54 @@
+"""A click group that knows its commands by name and imports one only when it is called.
+
+So that `ekiben --help` is instant, and a broken part of the platform does not take the rest of the
+command line down with it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import click
+
+
+@dataclass(frozen=True, slots=True)
+class LazyCommand:
+    """Where a command lives, as `module:attribute`, and its line in the help of its group."""
+
+    target: str
+    help: str
+
+    def load(self) -> click.Command:
+        module, _, attribute = self.target.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command), self.target
+        return command
+
+
+class LazyGroup(click.Group):
+    """Takes `sections` of lazy commands and shows them in that order."""
+
+    sections: Mapping[str, Mapping[str, LazyCommand]] = {}
+
+    def show(self, sections: Mapping[str, Mapping[str, LazyCommand]]) -> None:
+        """Offer these commands. The placeholders let click suggest the right name for a mistyped one."""
+        self.sections = sections
+        for commands in sections.values():
+            for name, command in commands.items():
+                self.add_command(click.Command(name, short_help=command.help))
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for commands in self.sections.values() for name in commands]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for commands in self.sections.values():
+            if cmd_name in commands:
+                return commands[cmd_name].load()
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, commands in self.sections.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, command.help) for name, command in commands.items()], col_max=12)

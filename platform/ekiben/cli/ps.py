@@ -1,0 +1,46 @@
+"""`ekiben ps`: what runs, and what is on its way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ekiben.cli.output import echo_json, echo_table, format_bytes, format_seconds, format_share, json_option
+from ekiben.cli.session import Session
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def ps(session: Session, as_json: bool) -> None:
+    """Show the models that run, are starting, or failed to."""
+    models = [m for m in session.platform().get("/api/models")["models"] if m["state"] != "cold"]
+    if as_json:
+        echo_json(models)
+        return
+    titles = ("MODEL", "STATE", "STAGE", "ENGINE", "MEMORY", "IN FLIGHT", "WAITING", "UNLOADS IN")
+    echo_table(titles, [_row(model) for model in models], empty="no model runs: the first request starts one")
+    for model in models:
+        if model.get("error"):
+            click.echo(f"{model['name']}: {model['error']}", err=True)
+
+
+def _row(m: dict[str, Any]) -> tuple[str, ...]:
+    stage = m["stage"] if m["stage"] != m["state"] else ""
+    if m.get("progress") is not None and m["state"] != "ready":
+        stage = f"{stage or m['state']} {format_share(m['progress'])}"
+    if m.get("eta_s") is not None:
+        stage += f", {format_seconds(m['eta_s'])} left"
+    if m["state"] == "failed" and m.get("retry_in_s") is not None:
+        stage = f"tries again in {format_seconds(m['retry_in_s'])}"
+    return (
+        m["name"],
+        m["state"],
+        stage,
+        ", ".join(sorted({replica["engine"] for replica in m["replicas"]})),
+        format_bytes(m["memory_bytes"]),
+        str(m["in_flight"]),
+        str(m["waiting"]),
+        format_seconds(m["unloads_in_s"]),
+    )
