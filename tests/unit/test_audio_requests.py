@@ -1,0 +1,172 @@
+"""What the audio routes accept, and how they refuse the rest."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ekiben.contract.abilities import AudioChunk, TranscriptSegment
+from ekiben.errors import InvalidRequest, UnsupportedParameter
+from ekiben.runtime.form import Form, Upload
+from ekiben.runtime.languages import LANGUAGE_NAMES, language_name
+from ekiben.runtime.speech import OPENAI_VOICES, encoded, parse_body, resolve_voice
+from ekiben.runtime.transcripts import _events, parse_form
+
+VOICES = ("anna", "bela", "onyx")
+
+
+def form(**fields: str | list[str]) -> Form:
+    upload = Upload(Path("/nowhere"), "a.wav", "audio/wav", 10)
+    values = {name: [value] if isinstance(value, str) else value for name, value in fields.items()}
+    return Form(fields={"model": ["m"]} | values, files={"file": upload})
+
+
+def test_defaults_of_a_transcription() -> None:
+    wish = parse_form(form(), translate=False)
+    assert (wish.format, wish.stream, wish.granularities) == ("json", False, frozenset({"segment"}))
+    assert wish.request.language is None and wish.request.prompt is None
+    assert wish.request.temperature is None
+    assert not wish.request.words and not wish.request.translate
+
+
+@pytest.mark.parametrize("name", ["timestamp_granularities", "timestamp_granularities[]"])
+def test_granularities_with_and_without_brackets(name: str) -> None:
+    fields: dict[str, Any] = {name: ["word", "segment"], "response_format": "verbose_json"}
+    wish = parse_form(form(**fields), translate=False)
+    assert wish.granularities == frozenset({"word", "segment"}) and wish.request.words
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"response_format": "xml"}, "response_format"),
+        ({"response_format": "diarized_json"}, "response_format"),
+        ({"response_format": ["json", "text"]}, "response_format"),
+        ({"temperature": "1.1"}, "temperature"),
+        ({"temperature": "-0.1"}, "temperature"),
+        ({"temperature": "nan"}, "temperature"),
+        ({"temperature": "warm"}, "temperature"),
+        ({"stream": "perhaps"}, "stream"),
+        ({"stream": "true", "response_format": "srt"}, "stream"),
+        ({"timestamp_granularities[]": "word"}, "timestamp_granularities"),
+        (
+            {"timestamp_granularities[]": "minute", "response_format": "verbose_json"},
+            "timestamp_granularities",
+        ),
+        ({"include[]": "logprobs"}, "include"),
+        ({"chunking_strategy[type]": "server_vad"}, "chunking_strategy"),
+        ({"known_speaker_names[]": "Anna"}, "known_speaker_names"),
+        ({"keywords[]": "Ekiben"}, "keywords"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_bad_fields_are_named(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_form(form(**fields), translate=False)
+    assert caught.value.param == param
+
+
+def test_known_fields_that_no_engine_honours_are_said_to_be_unsupported() -> None:
+    for fields in ({"response_format": "diarized_json"}, {"languages[]": "en"}, {"include[]": "logprobs"}):
+        with pytest.raises(UnsupportedParameter):
+            parse_form(form(**fields), translate=False)
+
+
+def test_automatic_chunking_is_accepted() -> None:
+    parse_form(form(chunking_strategy="auto"), translate=False)
+
+
+def test_translations_take_fewer_fields() -> None:
+    assert parse_form(form(prompt="x"), translate=True).request.translate
+    with pytest.raises(InvalidRequest, match="not a field"):
+        parse_form(form(stream="true"), translate=True)
+
+
+def test_the_file_is_required_and_not_empty() -> None:
+    for files in ({}, {"file": Upload(Path("/nowhere"), "a.wav", "", 0)}):
+        with pytest.raises(InvalidRequest) as caught:
+            parse_form(Form(fields={"model": ["m"]}, files=files), translate=False)
+        assert caught.value.param == "file"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "input"),
+        ({"input": 3}, "input"),
+        ({"input": " \n"}, "input"),
+        ({"input": "x" * 4097}, "input"),
+        ({"voice": None}, "voice"),
+        ({"voice": 3}, "voice"),
+        ({"voice": {"id": 3}}, "voice"),
+        ({"voice": {"id": "anna", "more": 1}}, "voice"),
+        ({"voice": "carol"}, "voice"),
+        ({"speed": 0.2}, "speed"),
+        ({"speed": 4.1}, "speed"),
+        ({"speed": True}, "speed"),
+        ({"speed": "1"}, "speed"),
+        ({"instructions": ["whisper"]}, "instructions"),
+        ({"instructions": "whisper"}, "instructions"),
+    ],
+)
+def test_bad_speech_requests_are_named(body: dict[str, Any], param: str) -> None:
+    if body:
+        body = {"input": "Hello.", "voice": "anna"} | body
+    with pytest.raises(InvalidRequest) as caught:
+        parse_body(body, voices=VOICES)
+    assert caught.value.param == param
+
+
+def test_a_speech_request() -> None:
+    request = parse_body({"input": "x" * 4096, "voice": {"id": "bela"}, "instructions": ""}, voices=VOICES)
+    assert (len(request.text), request.voice, request.speed) == (4096, "bela", 1.0)
+
+
+def test_voices() -> None:
+    assert resolve_voice("default", VOICES) == "anna"
+    assert resolve_voice("onyx", VOICES) == "onyx", "a voice of the model's own goes first"
+    assert {resolve_voice(name, VOICES) for name in OPENAI_VOICES - {"onyx"}} == {"anna"}
+    with pytest.raises(InvalidRequest, match="anna, bela, onyx"):
+        resolve_voice("carol", VOICES)
+    with pytest.raises(InvalidRequest) as caught:
+        resolve_voice("carol", [f"speaker {number}" for number in range(900)])
+    assert len(caught.value.message) < 400
+
+
+async def test_deltas_add_up_to_the_text() -> None:
+    async def segments() -> AsyncGenerator[TranscriptSegment, None]:
+        for text in (" ", " Hello ", "there.", " ", " Bye. "):
+            yield TranscriptSegment(text=text, start_s=0, end_s=1)
+
+    events = [event.decode() async for event in _events(segments())]
+    assert events[-1] == '{"type":"transcript.text.done","text":"Hello there.  Bye."}'
+    assert len(events) == 4
+
+
+async def test_speech_that_is_given_up_closes_the_engine() -> None:
+    closed = False
+
+    async def speak() -> AsyncGenerator[AudioChunk, None]:
+        nonlocal closed
+        try:
+            while True:
+                yield AudioChunk(samples=bytes(44_100), sample_rate_hz=22_050)
+        finally:
+            closed = True
+
+    for name in ("mp3", "wav"):
+        closed = False
+        audio = encoded(speak(), name)
+        assert await anext(audio)
+        await audio.aclose()
+        assert closed
+
+
+def test_every_language_of_whisper_has_a_name() -> None:
+    assert len(LANGUAGE_NAMES) == 100
+    assert language_name("de") == "german"
+    assert language_name("ht") == "haitian creole"
+    assert language_name("tlh") == "tlh"
