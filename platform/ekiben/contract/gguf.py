@@ -20,7 +20,8 @@ MAGIC: Final = b"GGUF"
 VERSIONS: Final = (2, 3)
 MAX_HEADER_BYTES: Final = 64 * 2**20
 MAX_KEYS: Final = 1 << 16
-MAX_ITEMS: Final = 1 << 22
+MAX_ITEMS: Final = 1 << 21
+"""Of all arrays of texts together, and of any one array: the largest vocabularies have a quarter of it."""
 MAX_TENSORS: Final = 1 << 18
 MAX_TEXT_BYTES: Final = 1 << 16
 """Of a key, a name, or a text that is kept; longer ones (a chat template) are skipped, not read."""
@@ -137,6 +138,7 @@ class _Header:
         self._file = file
         self._size_bytes = size_bytes
         self._end = min(size_bytes, MAX_HEADER_BYTES)
+        self._texts = 0
 
     def read(self) -> _Contents:
         magic = self._file.read(4)
@@ -242,6 +244,9 @@ class _Header:
 
     def _skip_texts(self, count: int, what: str) -> None:
         """A vocabulary has some 100,000 texts: their lengths are picked out of whole blocks."""
+        self._texts += count
+        if self._texts > MAX_ITEMS:
+            raise _Broken(f"its arrays hold more than {MAX_ITEMS} texts")
         while count:
             self._fits(8, what)
             start = self._file.tell()
