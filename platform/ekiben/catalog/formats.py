@@ -7,7 +7,6 @@ that says what is wrong with it. Which engines exist is not known here.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -72,7 +71,7 @@ def gguf_model(path: Path) -> Finding:
         abilities=frozenset({Ability.EMBED}) if embeds else _text_abilities(model.has_chat_template),
         format="gguf",
         quantization=model.quantization,
-        license=model.license,
+        license=model.license[:100] if model.license else None,
     )
 
 
@@ -83,7 +82,8 @@ def piper_voice(path: Path) -> Finding:
         raise ConfigError(f"{path} is taken as a Piper voice, and its {config_path.name} is not beside it")
     config = read_json(config_path)
     audio = config.get("audio")
-    if not isinstance(audio, dict) or "sample_rate" not in audio or "phoneme_id_map" not in config:
+    rate_hz = audio.get("sample_rate") if isinstance(audio, dict) else None
+    if not isinstance(rate_hz, int) or "phoneme_id_map" not in config:
         raise ConfigError(
             f"{config_path} is not the config of a Piper voice: no audio.sample_rate, no phonemes"
         )
@@ -92,7 +92,7 @@ def piper_voice(path: Path) -> Finding:
     return Finding(
         weights=path,
         suggested_name=path.stem,
-        what=f"Piper voice, {code or 'language unknown'}, {audio['sample_rate']} Hz",
+        what=f"Piper voice, {_shown(code, 'language unknown')}, {rate_hz} Hz",
         family=Family.AUDIO,
         abilities=frozenset({Ability.SPEAK}),
         format="piper",
@@ -206,20 +206,19 @@ def _whole_safetensors(folder: Path) -> int:
     """The parameters in all weights of the folder. Raises ConfigError when a file is missing or broken."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        listed = set(weight_map.values()) if isinstance(weight_map, dict) and weight_map else {None}
-        return sum(count_parameters(_beside(index, name)) for name in _sorted_texts(listed, index))
+        return sum(count_parameters(_beside(index, name)) for name in _listed_files(index))
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ConfigError(f"{folder} holds no .safetensors file: {PICKLE}")
     return sum(count_parameters(file) for file in files)
 
 
-def _sorted_texts(values: Iterable[object], index: Path) -> list[str]:
-    names = list(values)
-    if not all(isinstance(name, str) for name in names):
+def _listed_files(index: Path) -> list[str]:
+    weight_map = read_json(index).get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not names or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{index} does not list the files of the weights")
-    return sorted(map(str, names))
+    return sorted(set(names))
 
 
 def _beside(index: Path, name: str) -> Path:
@@ -248,7 +247,7 @@ def _whisper_abilities(config: dict[str, Any]) -> frozenset[Ability]:
 
 
 def _gguf_description(model: GgufModel, *, parameters: int) -> str:
-    facts = [f"GGUF model of architecture {model.architecture}", f"{_count(parameters)} parameters"]
+    facts = [f"GGUF model of architecture {model.architecture[:80]}", f"{_count(parameters)} parameters"]
     if model.context_tokens is not None:
         facts.append(f"{model.context_tokens} tokens of context")
     text = ", ".join(facts)
@@ -256,8 +255,12 @@ def _gguf_description(model: GgufModel, *, parameters: int) -> str:
 
 
 def _type_of(config: dict[str, Any]) -> str:
-    kind = config.get("model_type")
-    return kind[:80] if isinstance(kind, str) else "type unknown"
+    return _shown(config.get("model_type"), "type unknown")
+
+
+def _shown(value: object, otherwise: str) -> str:
+    """A text out of a file that may hold anything, short enough to be shown."""
+    return value[:80] if isinstance(value, str) else otherwise
 
 
 def _count(parameters: int) -> str:
