@@ -59,7 +59,7 @@ class Platform:
         return self
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "ekiben.cli", *arguments, "--home", str(self.home)]
+        return [sys.executable, "-m", "ekiben.cli", "--home", str(self.home), *arguments]
 
     @property
     def log(self) -> Path:

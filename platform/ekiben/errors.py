@@ -16,7 +16,6 @@
     ├── CapacityError       429/503 with Retry-After, time mends it
     │   ├── QueueFull                 429
     │   ├── ModelNotReady             503
-    │   ├── OutOfMemory               503
     │   └── ShuttingDown              503
     ├── EngineError         502/504, the operator mends it
     │   ├── EngineNotInstalled        502
@@ -159,10 +158,6 @@ class ModelNotReady(CapacityError):
     """The wait for a model outlived the request's budget; the load itself goes on."""
 
     code = "model_not_ready"
-
-
-class OutOfMemory(CapacityError):
-    code = "out_of_memory"
 
 
 class ShuttingDown(CapacityError):
