@@ -11,8 +11,9 @@ import click
 import pytest
 
 from ekiben import errors
+from ekiben.app import App
 from ekiben.cli.main import ekiben
-from ekiben.settings import PREFIX, Settings
+from ekiben.settings import PREFIX, Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "platform" / "REFERENCE.md").read_text()
@@ -104,3 +105,17 @@ def test_commands_are_those_of_the_design_and_have_help() -> None:
 def test_readme_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
         assert (ROOT / target).exists(), target
+
+
+async def test_routes_are_documented_and_documented_routes_exist(tmp_path: Path) -> None:
+    app = App(load_settings({"home": tmp_path / "home"}, environment={}))
+    gateway = await app.start()
+    try:
+        routes = {f"{route.method} {route.path}" for route in gateway.router.routes}
+    finally:
+        await app.stop()
+    section = REFERENCE.partition("## Routes")[2].partition("## States")[0]
+    documented = {
+        re.sub(r"\{\w+\}", "{}", text) for text in re.findall(r"^\| `([A-Z]+ [^`]+)`", section, re.M)
+    }
+    assert documented == routes
