@@ -110,9 +110,9 @@ def install_command(name: str, dry_run: bool) -> None:
     install(plugin, environment=process_environment(), report=report, dry_run=dry_run)
     if dry_run:
         return
-    (finding,) = examine(discover(), [name])
-    if not finding.ready:
-        raise EkibenError(f"{name} is installed and still not ready: {finding.problem}")
+    findings = examine(discover(), [name])
+    if not any(finding.ready for finding in findings):
+        raise EkibenError(f"{name} is installed and still not ready: {findings[0].problem}")
     click.echo(f"{name} is ready")
 
 
@@ -145,8 +145,11 @@ def doctor(name: str | None, deadline_s: float, as_json: bool) -> None:
         echo_json([_as_json(finding, plugins) for finding in findings])
     else:
         _echo(findings, plugins)
-    bad = [f for f in findings if not f.ready and (name is not None or _status(f, plugins) == "broken")]
-    if bad:
+    if name is None:
+        in_order = all(_status(finding, plugins) != "broken" for finding in findings)
+    else:
+        in_order = any(finding.ready for finding in findings)
+    if not in_order:
         raise click.exceptions.Exit(1)
 
 
@@ -154,7 +157,8 @@ def _status(finding: Finding, plugins: Plugins) -> str:
     if finding.ready:
         return "ready"
     plugin = plugins.usable.get(finding.id)
-    return "missing" if plugin is not None and plugin.missing else "broken"
+    owns = plugin is not None and plugin.distribution == finding.distribution
+    return "missing" if plugin is not None and owns and plugin.missing else "broken"
 
 
 def _as_json(finding: Finding, plugins: Plugins) -> dict[str, Any]:
@@ -183,12 +187,12 @@ def _ids(plugins: Plugins) -> list[str]:
 
 
 def _find(plugins: Plugins, name: str) -> Plugin:
+    if name in plugins.usable:
+        return plugins.usable[name]
     for broken in plugins.broken:
         if broken.id == name:
             raise EkibenError(f"{name!r} cannot be used: {broken.reason}")
-    if name not in plugins.usable:
-        raise _unknown(plugins, name)
-    return plugins.usable[name]
+    raise _unknown(plugins, name)
 
 
 def _unknown(plugins: Plugins, name: str) -> NotFound:

@@ -7,7 +7,7 @@ command line down with it.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import click
@@ -31,10 +31,17 @@ class LazyGroup(click.Group):
     """Takes `sections` of lazy commands and shows them in that order."""
 
     sections: Mapping[str, Mapping[str, LazyCommand]] = {}
+    everywhere: Sequence[click.Option] = ()
 
-    def show(self, sections: Mapping[str, Mapping[str, LazyCommand]]) -> None:
-        """Offer these commands. The placeholders let click suggest the right name for a mistyped one."""
+    def show(
+        self, sections: Mapping[str, Mapping[str, LazyCommand]], *, everywhere: Sequence[click.Option] = ()
+    ) -> None:
+        """Offer these commands, each with the options `everywhere` unless it has its own of that name.
+
+        The placeholders let click suggest the right name for a mistyped one.
+        """
         self.sections = sections
+        self.everywhere = everywhere
         for commands in sections.values():
             for name, command in commands.items():
                 self.add_command(click.Command(name, short_help=command.help))
@@ -45,10 +52,22 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         for commands in self.sections.values():
             if cmd_name in commands:
-                return commands[cmd_name].load()
+                command = commands[cmd_name].load()
+                _share(command, self.everywhere)
+                return command
         return None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, commands in self.sections.items():
             with formatter.section(title):
                 formatter.write_dl([(name, command.help) for name, command in commands.items()], col_max=12)
+
+
+def _share(command: click.Command, options: Sequence[click.Option]) -> None:
+    """Give the options to the command and those below it, once."""
+    if isinstance(command, click.Group):
+        for child in command.commands.values():
+            _share(child, options)
+        return
+    taken = {parameter.name for parameter in command.params}
+    command.params += [option for option in options if option.name not in taken]

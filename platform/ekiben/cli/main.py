@@ -25,25 +25,40 @@ INTERRUPTED: Final = 130
 """What shells give for a process that SIGINT ended."""
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--home",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the platform: database, weights, logs.  [env var: EKIBEN_HOME; default: ~/.ekiben]",
+def _remember(ctx: click.Context, option: click.Parameter, value: object) -> None:
+    if value:  # given to the group or to the command: what is not given does not undo what is
+        setattr(ctx.find_object(Session), str(option.name), value)
+
+
+EVERYWHERE: Final = (
+    click.Option(
+        ["--home"],
+        type=click.Path(path_type=Path, file_okay=False),
+        expose_value=False,
+        callback=_remember,
+        help="Folder of the platform: database, weights, logs.  [env var: EKIBEN_HOME; default: ~/.ekiben]",
+    ),
+    click.Option(
+        ["--debug"],
+        is_flag=True,
+        expose_value=False,
+        callback=_remember,
+        help="Show the traceback of what goes wrong.",
+    ),
 )
-@click.option("--debug", is_flag=True, help="Show the traceback of what goes wrong.")
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="ekiben", message="%(prog)s %(version)s")
-@click.pass_obj
-def ekiben(session: Session, home: Path | None, debug: bool) -> None:
+def ekiben() -> None:
     """Name any model through the OpenAI API; it starts when asked and is gone when idle.
 
     `ekiben up` starts the platform on http://127.0.0.1:3000. The other commands talk to the platform
     that runs on the same home; what needs none running works without.
     """
-    session.home = home
-    session.debug = debug
 
 
+ekiben.params += EVERYWHERE
 ekiben.show(
     {
         "Platform": {
@@ -64,7 +79,8 @@ ekiben.show(
             "engine": LazyCommand("ekiben.cli.engine:engine", "List, install and check engines."),
             "bento": LazyCommand("ekiben.cli.bento:bento", "Build the families' Bentos with BentoML."),
         },
-    }
+    },
+    everywhere=EVERYWHERE,
 )
 
 

@@ -14,7 +14,8 @@ from ekiben.clock import SYSTEM_CLOCK, Clock
 if TYPE_CHECKING:
     from ekiben.contract.source import FetchProgress
 
-LINE_EVERY_S: Final = 3.0
+LINE_AT_LEAST_EVERY_S: Final = 10.0
+LINE_AT_MOST_EVERY_S: Final = 1.0
 LINE_EVERY_SHARE: Final = 0.05
 
 
@@ -49,7 +50,7 @@ class Pace:
 
 
 class Lines:
-    """One line every few seconds or every twentieth of the way, whichever comes later."""
+    """A line for each twentieth of the way, but no flood of them, and no long silence."""
 
     def __init__(self, name: str, clock: Clock = SYSTEM_CLOCK) -> None:
         self._name = name
@@ -82,10 +83,9 @@ class Lines:
 
     def _is_due(self, share: float | None) -> bool:
         now = self._clock.monotonic()
-        first = self._last_s is None
-        waited = self._last_s is None or now - self._last_s >= LINE_EVERY_S
-        moved = share is None or share - self._last_share >= LINE_EVERY_SHARE or share >= 1
-        if not first and not (waited and moved):
+        waited_s = LINE_AT_LEAST_EVERY_S if self._last_s is None else now - self._last_s
+        moved = share is not None and (share - self._last_share >= LINE_EVERY_SHARE or share >= 1)
+        if waited_s < (LINE_AT_MOST_EVERY_S if moved else LINE_AT_LEAST_EVERY_S):
             return False
         self._last_s, self._last_share = now, share or 0.0
         return True

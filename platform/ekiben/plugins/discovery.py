@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from ekiben.contract.manifest import API_VERSION, Manifest, PluginKind
 
 ENTRY_POINT_GROUP = "ekiben.plugins"
+OWN_DISTRIBUTION = "ekiben"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class BrokenPlugin:
     id: str
     distribution: str
     reason: str
+    uninstall: str | None = None
+    """The distribution whose removal mends it, when it takes a name that is another's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +74,35 @@ def discover() -> Plugins:
     usable: dict[str, Plugin] = {}
     broken: list[BrokenPlugin] = []
     for plugin_id, offers in sorted(found.items()):
-        result = _choose(plugin_id, offers)
-        if isinstance(result, Plugin):
-            usable[plugin_id] = result
-        else:
-            broken.append(result)
+        for result in _choose(plugin_id, offers):
+            if isinstance(result, Plugin):
+                usable[plugin_id] = result
+            else:
+                broken.append(result)
     return Plugins(usable, tuple(broken))
 
 
-def _choose(plugin_id: str, offers: Iterable[tuple[str, metadata.EntryPoint]]) -> Plugin | BrokenPlugin:
+def _choose(
+    plugin_id: str, offers: Iterable[tuple[str, metadata.EntryPoint]]
+) -> Iterator[Plugin | BrokenPlugin]:
+    """A name belongs to one distribution: to ours where it is ours, otherwise to none of several."""
     distinct = {(distribution, ep.value): ep for distribution, ep in offers}
-    if len(distinct) > 1:
-        names = ", ".join(sorted(distribution for distribution, _ in distinct))
-        return BrokenPlugin(
-            plugin_id, names, f"{plugin_id!r} is offered by {names}: uninstall all of them but one"
-        )
-    ((distribution, package), entry_point) = next(iter(distinct.items()))
+    own = [offer for offer in distinct if offer[0] == OWN_DISTRIBUTION]
+    owner = next(iter(own or distinct))
+    if len(distinct) > 1 and not own:
+        names = sorted(distribution for distribution, _ in distinct)
+        reason = f"{plugin_id!r} is offered by {', '.join(names)}: uninstall all of them but one"
+        yield BrokenPlugin(plugin_id, ", ".join(names), reason, uninstall=names[-1])
+        return
+    yield _look_at(plugin_id, *owner, distinct.pop(owner))
+    for distribution, _ in sorted(distinct):
+        reason = f"{plugin_id!r} is the name of a plugin of {OWN_DISTRIBUTION}: uninstall {distribution}"
+        yield BrokenPlugin(plugin_id, distribution, reason, uninstall=distribution)
+
+
+def _look_at(
+    plugin_id: str, distribution: str, package: str, entry_point: metadata.EntryPoint
+) -> Plugin | BrokenPlugin:
     try:
         manifest, folder = read_manifest(package)
     except (ImportError, OSError, ValueError) as error:

@@ -62,8 +62,7 @@ def examine(
 
 
 def _of_broken(broken: BrokenPlugin) -> Finding:
-    offers = broken.distribution.split(", ")
-    fix = f"uninstall {shlex.quote(offers[-1])}" if len(offers) > 1 else _upgrade(broken.distribution)
+    fix = f"uninstall {shlex.quote(broken.uninstall)}" if broken.uninstall else _upgrade(broken.distribution)
     return Finding(
         id=broken.id,
         kind="",
