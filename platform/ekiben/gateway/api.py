@@ -13,7 +13,7 @@ import msgspec
 from ekiben.catalog.inspect import spec_from_path
 from ekiben.catalog.specs import parse_spec
 from ekiben.contract.model import ModelSpec
-from ekiben.errors import ConfigError, InvalidRequest, NotFound, PermissionDenied
+from ekiben.errors import ConfigError, Conflict, InvalidRequest, NotFound, PermissionDenied
 from ekiben.fleet.types import FleetPort, ModelStatus
 from ekiben.gateway.answers import TEXT, Answer, json_answer
 from ekiben.gateway.body import read_body
@@ -22,7 +22,7 @@ from ekiben.gateway.exchange import Exchange
 from ekiben.gateway.log_tail import DEFAULT_LINES, MAX_LINES, tail
 from ekiben.gateway.ports import CatalogPort, EntryView
 from ekiben.gateway.routes import PARAMETER, Route
-from ekiben.gateway.target import JSON_TYPE, check_type, no_such_model
+from ekiben.gateway.target import JSON_TYPE, check_type
 from ekiben.plugins.discovery import Plugin, Plugins
 from ekiben.settings import LoadedSettings
 
@@ -67,7 +67,8 @@ class Api:
         models = [
             _model(e, statuses[e.spec.name]) for e in self._catalog.entries() if e.spec.name in statuses
         ]
-        await exchange.answer(json_answer({"models": models}))
+        broken = [{"name": model.name, "reason": model.reason} for model in self._catalog.broken()]
+        await exchange.answer(json_answer({"models": models, "broken": broken}))
 
     async def _show_model(self, exchange: Exchange, name: str) -> None:
         entry = self._entry(exchange, name)
@@ -75,22 +76,31 @@ class Api:
 
     async def _add_model(self, exchange: Exchange, _: str) -> None:
         request = await _read_json(exchange)
+        replace = request.pop("replace", False)
+        if not isinstance(replace, bool):
+            raise InvalidRequest("'replace' must be true or false", param="replace")
+        local = is_loopback(exchange.client_host)
         try:
-            spec = await asyncio.to_thread(self._spec_of, request, local=is_loopback(exchange.client_host))
-            entry = self._catalog.add(spec)
+            spec = await asyncio.to_thread(self._spec_of, request, local=local)
+            entry = await asyncio.to_thread(self._catalog.add, spec, replace=replace)
         except ConfigError as error:
             raise InvalidRequest(error.message, code=ConfigError.code) from None
-        self._fleet.changed(entry.spec.name)
-        answer = json_answer(_model(entry, self._fleet.status(entry.spec.name)), status=201)
-        await exchange.answer(answer)
+        name = entry.spec.name
+        if replace:
+            await self._fleet.forget(name)  # what runs, runs with the old spec
+        self._fleet.changed(name)
+        await exchange.answer(json_answer(_model(entry, self._fleet.status(name)), status=201))
 
     async def _remove_model(self, exchange: Exchange, name: str) -> None:
-        entry = self._entry(exchange, name)
-        exchange.watch()
-        await self._fleet.forget(entry.spec.name)
-        self._catalog.remove(entry.spec.name)
-        self._fleet.changed(entry.spec.name)
-        await exchange.answer(json_answer({"name": entry.spec.name, "removed": True}))
+        if all(model.name != name for model in self._catalog.broken()):
+            entry = self._entry(exchange, name)
+            name = entry.spec.name
+            if entry.origin == "builtin":
+                raise Conflict(f"the model {name!r} is built in: only added models can be removed")
+            await self._fleet.forget(name)
+        await asyncio.to_thread(self._catalog.remove, name)
+        self._fleet.changed(name)
+        await exchange.answer(json_answer({"name": name, "removed": True}))
 
     def _spec_of(self, request: dict[str, Any], *, local: bool) -> ModelSpec:
         """The spec that a request to add a model describes, in one of three ways."""
@@ -131,10 +141,7 @@ class Api:
         await exchange.answer(json_answer(_model(entry, status)))
 
     def _entry(self, exchange: Exchange, name: str) -> EntryView:
-        try:
-            entry = self._catalog.get(name)
-        except NotFound:
-            raise no_such_model(name) from None
+        entry = self._catalog.get(name)
         exchange.model = entry.spec.name
         return entry
 
@@ -189,7 +196,9 @@ class Api:
 def _model(entry: EntryView, status: ModelStatus) -> dict[str, Any]:
     return asdict(status) | {
         "abilities": sorted(entry.spec.abilities),
+        "aliases": list(entry.spec.aliases),
         "origin": entry.origin,
+        "problem": entry.problem,
         "created_at": entry.created_at.isoformat(),
         "spec": entry.spec.model_dump(mode="json"),
     }

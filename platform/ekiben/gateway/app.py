@@ -95,6 +95,11 @@ class Gateway:
             self._sweeping = None
         self._upstreams.close()
 
+    @property
+    def busy(self) -> int:
+        """How many requests are under way."""
+        return len(self._watchdog.exchanges)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self._serve(Exchange(scope, receive, send, clock=self._clock))

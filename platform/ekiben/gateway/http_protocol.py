@@ -26,6 +26,7 @@ class HttpProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
+        self._unparsed_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -35,6 +36,14 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_arrived()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        # The parser tells of a header when it is whole: one without end is seen here only.
+        if self._head_timer is not None and self._unparsed_bytes > MAX_HEAD_BYTES:
+            self.send_400_response("")
+            return
+        self._unparsed_bytes += len(data)
+        super().data_received(data)
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
@@ -73,6 +82,7 @@ class HttpProtocol(HttpToolsProtocol):
             raise ValueError("the head of the request is too large")
 
     def _await_head(self) -> None:
+        self._unparsed_bytes = 0
         self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_overdue)
 
     def _head_arrived(self) -> None:

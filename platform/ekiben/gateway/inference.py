@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from ekiben.contract.model import Ability, ModelSpec
-from ekiben.errors import InvalidRequest, ModelNotFound
+from ekiben.errors import InvalidRequest
 from ekiben.gateway.exchange import Exchange
 from ekiben.gateway.ports import CatalogPort
 from ekiben.gateway.proxy import Job, Proxy
 from ekiben.gateway.routes import Route
-from ekiben.gateway.target import FORM_TYPE, JSON_TYPE, no_such_model, read_target
+from ekiben.gateway.target import FORM_TYPE, JSON_TYPE, read_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +56,13 @@ class Inference:
         target, body = await read_target(exchange, types=entry.types, limit_bytes=self._max_body_bytes)
         try:
             exchange.watch()
-            spec = self._spec(target.model)
+            spec = self._catalog.spec(target.model)
             exchange.model = spec.name
             _check_ability(spec, entry.ability)
             job = Job(path=entry.path, target=target, body=body, ends_with_done=entry.ends_with_done)
             await self._proxy.forward(exchange, job)
         finally:
             body.close()
-
-    def _spec(self, name: str) -> ModelSpec:
-        try:
-            return self._catalog.spec(name)
-        except ModelNotFound:
-            raise no_such_model(name) from None
 
 
 def _check_ability(spec: ModelSpec, ability: Ability) -> None:

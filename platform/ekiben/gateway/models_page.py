@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ekiben.errors import ModelNotFound
 from ekiben.fleet.types import FleetPort
 from ekiben.gateway.answers import json_answer
 from ekiben.gateway.exchange import Exchange
 from ekiben.gateway.ports import CatalogPort, EntryView
 from ekiben.gateway.routes import PARAMETER, Route
-from ekiben.gateway.target import no_such_model
 
 
 class ModelsPage:
@@ -32,11 +30,8 @@ class ModelsPage:
         await exchange.answer(json_answer({"object": "list", "data": data}))
 
     async def _one(self, exchange: Exchange, name: str) -> None:
-        try:
-            entry = self._catalog.get(name)
-            state = self._fleet.status(entry.spec.name).state.value
-        except ModelNotFound:
-            raise no_such_model(name) from None
+        entry = self._catalog.get(name)
+        state = self._fleet.status(entry.spec.name).state.value
         await exchange.answer(json_answer(_model(entry, state)))
 
 

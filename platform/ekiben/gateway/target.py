@@ -16,6 +16,8 @@ from ekiben.gateway.multipart import FormFields
 MAX_JSON_BYTES: Final = 32 * 2**20
 JSON_TYPE: Final = "application/json"
 FORM_TYPE: Final = "multipart/form-data"
+MAX_SHOWN: Final = 100
+"""Characters of a client's text in an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +97,6 @@ def _model(value: object) -> str:
     if not isinstance(value, str):
         raise InvalidRequest("'model' must be a string", param="model")
     if not NAME_PATTERN.fullmatch(value):
-        raise no_such_model(value)
+        shown = value if len(value) <= MAX_SHOWN else f"{value[:MAX_SHOWN]}…"
+        raise ModelNotFound(f"the model {shown!r} does not exist: see GET /v1/models", param="model")
     return value
-
-
-def no_such_model(name: str) -> ModelNotFound:
-    """The name is cut short: it may be anything that a client sent."""
-    shown = name if len(name) <= 100 else f"{name[:100]}…"
-    return ModelNotFound(f"the model {shown!r} does not exist: see GET /v1/models", param="model")
