@@ -49,6 +49,7 @@ from ekiben.contract.model import (
 )
 from ekiben.contract.source import FetchProgress, FetchRequest, Source
 from ekiben.errors import (
+    ConfigError,
     EngineError,
     EngineTimeout,
     FetchFailed,
@@ -65,6 +66,7 @@ __all__ = [
     "AudioChunk",
     "Chat",
     "Complete",
+    "ConfigError",
     "Device",
     "Embed",
     "EmbedInput",

@@ -1,0 +1,242 @@
+"""A chat completion: OpenAI's request as requests to llama.cpp, and its answers as OpenAI's.
+
+`n` answers are `n` requests, since llama.cpp counts the tokens of one of its choices only and can make no
+more of them than it has slots.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+from uuid import uuid4
+
+from ekiben.contract import InvalidRequest, TextRequest, UnsupportedParameter
+from ekiben_llama_cpp.parameters import sampling, seeds
+from ekiben_llama_cpp.tools import CallReader, plan_tools
+from ekiben_llama_cpp.usage import total_usage
+
+_TRANSLATED: Final = frozenset(
+    {
+        "chat_template_kwargs",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+        "messages",
+        "n",
+        "parallel_tool_calls",
+        "response_format",
+        "seed",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+    }
+)
+_NO_CHOICES: Final = b'{"choices":[]'
+
+
+class ChatJob:
+    """One request, from translation to its last chunk. Raises at once what cannot be honoured."""
+
+    path: Final = "/v1/chat/completions"
+
+    def __init__(self, request: TextRequest, *, loaded_as: str) -> None:
+        """`loaded_as`: the name that llama.cpp writes into its answers."""
+        body = request.body
+        self._model = request.model
+        self._id = f"chatcmpl-{uuid4().hex}"
+        self._top_logprobs: int = body.get("top_logprobs") or 0
+        self._with_usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        plan = plan_tools(body)
+        count = body.get("n") or 1
+        self._readers = [plan.reader() for _ in range(count)]
+        self._opened = [False] * count
+        self._usages: list[tuple[int, Mapping[str, Any]]] = []
+        self._created = 0
+        self._verbatim = (
+            count == 1 and not plan.must_call and not body.get("logprobs") and request.model == loaded_as
+        )
+        shared = _translate(body, stream=request.stream) | {**plan.fields}
+        self.asks = [shared | seed for seed in seeds(body, count)]
+
+    def merge(self, answers: Sequence[dict[str, Any]]) -> bytes:
+        """The `chat.completion` of all answers."""
+        whole = {name: value for name, value in answers[0].items() if name in _KEPT}
+        whole |= {
+            "id": self._id,
+            "model": self._model,
+            "choices": [self._choice(index, answer["choices"][0]) for index, answer in enumerate(answers)],
+            "usage": total_usage((0, answer["usage"]) for answer in answers),
+        }
+        return json.dumps(whole).encode()
+
+    def write(self, index: int, raw: bytes) -> Iterator[bytes]:
+        """What one object of an answer's stream becomes."""
+        if raw.startswith(_NO_CHOICES):
+            last = json.loads(raw)
+            self._usages.append((0, last["usage"]))
+            self._created = last["created"]
+            if self._verbatim:
+                self._id = last["id"]
+        elif not self._verbatim:
+            yield from self._rewritten(index, json.loads(raw))
+        elif self._with_usage:
+            yield raw[:-1] + b',"usage":null}'
+        else:
+            yield raw
+
+    def finish(self) -> Iterator[bytes]:
+        """What comes after the last object of the last answer."""
+        if self._with_usage:
+            last = {
+                "id": self._id,
+                "object": "chat.completion.chunk",
+                "created": self._created,
+                "model": self._model,
+                "choices": [],
+                "usage": total_usage(self._usages),
+            }
+            yield json.dumps(last).encode()
+
+    def _choice(self, index: int, choice: dict[str, Any]) -> dict[str, Any]:
+        message = {"content": None, "refusal": None} | choice["message"]
+        reason = choice["finish_reason"]
+        if (reader := self._readers[index]) is not None:
+            arguments = reader.feed(message["content"] or "") + reader.finish()
+            message["content"] = None
+            if reader.name is not None:
+                call = reader.opening()
+                call["function"]["arguments"] = arguments
+                message["tool_calls"] = [call]
+                reason = _reason_of_call(reason)
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": self._logprobs(choice.get("logprobs")),
+            "finish_reason": reason,
+        }
+
+    def _rewritten(self, index: int, chunk: dict[str, Any]) -> Iterator[bytes]:
+        (choice,) = chunk["choices"]
+        choice["index"] = index
+        if choice.get("logprobs"):
+            choice["logprobs"] = self._logprobs(choice["logprobs"])
+        reader = self._readers[index]
+        if reader is not None and not self._call_delta(index, reader, choice):
+            return
+        chunk = {name: value for name, value in chunk.items() if name in _KEPT}
+        chunk |= {"id": self._id, "model": self._model, "choices": [choice]}
+        if self._with_usage:
+            chunk["usage"] = None
+        yield json.dumps(chunk).encode()
+
+    def _call_delta(self, index: int, reader: CallReader, choice: dict[str, Any]) -> bool:
+        """Make the delta of a text that of a call. Whether there is anything to tell."""
+        reason = choice["finish_reason"]
+        arguments = reader.feed(choice["delta"].pop("content", None) or "")
+        if reason is not None:
+            arguments += reader.finish()
+        if reader.name is not None:
+            if not self._opened[index]:
+                self._opened[index] = True
+                opening = reader.opening()
+                opening["function"]["arguments"] = arguments
+                choice["delta"]["tool_calls"] = [{"index": 0} | opening]
+            elif arguments:
+                choice["delta"]["tool_calls"] = [{"index": 0, "function": {"arguments": arguments}}]
+            if reason is not None:
+                choice["finish_reason"] = _reason_of_call(reason)
+        return bool(choice["delta"] or choice.get("logprobs") or reason)
+
+    def _logprobs(self, logprobs: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        if not logprobs:
+            return None
+        content = [
+            _token(item)
+            | {"top_logprobs": [_token(top) for top in item["top_logprobs"][: self._top_logprobs]]}
+            for item in logprobs.get("content") or []
+        ]
+        return {"content": content, "refusal": None}
+
+
+_KEPT: Final = frozenset({"id", "object", "created", "model", "choices", "usage", "system_fingerprint"})
+
+
+def _reason_of_call(reason: str) -> str:
+    return "tool_calls" if reason == "stop" else reason
+
+
+def _token(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {"token": item["token"], "logprob": item["logprob"], "bytes": item.get("bytes")}
+
+
+def _translate(body: Mapping[str, Any], *, stream: bool) -> dict[str, Any]:
+    """All but tools and seed."""
+    asked = sampling(body, translated=_TRANSLATED)
+    asked["messages"] = [_message(message, index) for index, message in enumerate(body["messages"])]
+    limit = body.get("max_completion_tokens") or body.get("max_tokens")
+    if limit is not None:
+        asked["max_tokens"] = limit
+    if body.get("logprobs"):
+        asked |= {"logprobs": True, "top_logprobs": max(1, body.get("top_logprobs") or 0)}
+    if (response_format := body.get("response_format")) is not None:
+        asked["response_format"] = _response_format(response_format)
+    if (arguments := body.get("chat_template_kwargs")) is not None:
+        if not isinstance(arguments, Mapping):
+            raise InvalidRequest("'chat_template_kwargs' must be an object", param="chat_template_kwargs")
+        asked["chat_template_kwargs"] = arguments
+    if stream:
+        asked |= {"stream": True, "stream_options": {"include_usage": True}}
+    return asked
+
+
+def _response_format(response_format: Mapping[str, Any]) -> Mapping[str, Any]:
+    if response_format["type"] == "json_schema" and response_format["json_schema"].get("schema") is None:
+        return {"type": "json_object"}
+    return response_format
+
+
+def _message(message: Mapping[str, Any], index: int) -> dict[str, Any]:
+    where = f"messages.{index}"
+    if message["role"] == "function":
+        raise UnsupportedParameter("the role 'function' is not known here: use 'tool'", param=f"{where}.role")
+    for name in ("audio", "function_call"):
+        if message.get(name) is not None:
+            raise UnsupportedParameter(f"{name!r} cannot be honoured by llama.cpp", param=f"{where}.{name}")
+    kept = {name: message[name] for name in _MESSAGE_FIELDS if message.get(name) is not None}
+    content = message.get("content")
+    if content is None and message.get("refusal") is not None:
+        content = message["refusal"]
+    kept["content"] = _texts(content, where) if isinstance(content, list) else content
+    for number, call in enumerate(message.get("tool_calls") or ()):
+        _check_call(call, f"{where}.tool_calls.{number}")
+    return kept
+
+
+_MESSAGE_FIELDS: Final = ("role", "name", "tool_calls", "tool_call_id", "reasoning_content")
+
+
+def _texts(parts: Sequence[Mapping[str, Any]], where: str) -> list[dict[str, str]]:
+    texts = []
+    for index, part in enumerate(parts):
+        if part["type"] not in ("text", "refusal"):
+            raise UnsupportedParameter(
+                f"this model reads text only, not {part['type']!r}", param=f"{where}.content.{index}.type"
+            )
+        texts.append({"type": "text", "text": part[part["type"]]})
+    return texts
+
+
+def _check_call(call: Mapping[str, Any], where: str) -> None:
+    if call["type"] != "function":
+        raise UnsupportedParameter(
+            f"calls of type {call['type']!r} cannot be honoured: use functions", param=f"{where}.type"
+        )
+    try:
+        arguments = json.loads(call["function"]["arguments"] or "{}")
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise InvalidRequest(
+            "'arguments' must be the text of a JSON object", param=f"{where}.function.arguments"
+        )

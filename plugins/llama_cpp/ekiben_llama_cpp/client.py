@@ -1,0 +1,111 @@
+"""HTTP to llama.cpp's server over its unix socket, and its errors as ours.
+
+Every request has a connection of its own, closed as soon as nobody wants the answer: that is what makes
+llama.cpp drop the work and free the slot, whatever it is doing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Final
+
+import aiohttp
+
+from ekiben.contract import EngineError, InvalidRequest
+
+_DATA: Final = b"data: "
+_DONE: Final = b"[DONE]"
+_ERROR: Final = b'{"error"'
+_FIELD: Final = re.compile(r"^Field '(?P<field>\w+)'")
+_LONGEST_LINE_BYTES: Final = 2**22
+_LONGEST_MESSAGE: Final = 300
+
+
+class LlamaClient:
+    """One per loaded model. Needs a running event loop."""
+
+    def __init__(self, socket: str, *, connections: int) -> None:
+        self._session = aiohttp.ClientSession(
+            # Connections that are kept would each hold one of the server's threads.
+            connector=aiohttp.UnixConnector(socket, limit=connections, force_close=True),
+            timeout=aiohttp.ClientTimeout(total=None),
+            read_bufsize=_LONGEST_LINE_BYTES,
+            auto_decompress=False,
+        )
+
+    async def ask(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The whole answer. Cancelling ends the work."""
+        try:
+            async with self._session.post(_url(path), data=_encode(body), headers=_HEADERS) as response:
+                payload = await response.read()
+        except aiohttp.ClientError as error:
+            raise _broken(error) from error
+        if response.status != 200:
+            raise _error(response.status, payload, body)
+        answer: dict[str, Any] = json.loads(payload)
+        return answer
+
+    async def stream(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
+        """The objects of a streamed answer, as they come. Closing ends the work."""
+        try:
+            async with self._session.post(_url(path), data=_encode(body), headers=_HEADERS) as response:
+                if response.status != 200:
+                    raise _error(response.status, await response.read(), body)
+                async for line in response.content:
+                    data = line.removeprefix(_DATA).rstrip()
+                    if not line.startswith(_DATA):
+                        continue
+                    if data == _DONE:
+                        return
+                    if data.startswith(_ERROR):
+                        raise _error(500, data, body)
+                    yield data
+        except (aiohttp.ClientError, ValueError) as error:  # ValueError: an endless line
+            raise _broken(error) from error
+        raise EngineError("llama.cpp broke off in the middle of an answer: try again")
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+_HEADERS: Final = {"content-type": "application/json"}
+
+
+def _url(path: str) -> str:
+    return f"http://llama{path}"
+
+
+def _encode(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, separators=(",", ":")).encode()
+
+
+def _broken(error: Exception) -> EngineError:
+    return EngineError(f"llama.cpp does not answer: {type(error).__name__}: {error}")
+
+
+def _error(status: int, payload: bytes, body: Mapping[str, Any]) -> Exception:
+    try:
+        details = json.loads(payload)["error"]
+        message = _sentence(str(details["message"]))
+    except (ValueError, KeyError, TypeError):
+        return EngineError(f"llama.cpp answered with status {status}")
+    code = details.get("code", status)
+    if details.get("type") == "exceed_context_size_error":
+        return InvalidRequest(
+            f"the prompt has {details.get('n_prompt_tokens')} tokens, more than the "
+            f"{details.get('n_ctx')} of the model's context: shorten it",
+            param="messages" if "messages" in body else "prompt",
+            code="context_length_exceeded",
+        )
+    if isinstance(code, int) and 400 <= code < 500:
+        field = _FIELD.match(str(details["message"]))
+        return InvalidRequest(message, param=field["field"] if field else None)
+    return EngineError(f"llama.cpp failed: {message}")
+
+
+def _sentence(text: str) -> str:
+    """One line, in the manner of our own messages."""
+    line = " ".join(text.split())[:_LONGEST_MESSAGE].rstrip(".")
+    return line if line[1:2].isupper() else line[:1].lower() + line[1:]

@@ -1,0 +1,58 @@
+"""How much memory a GGUF model takes, from its header.
+
+Keys and values: for each layer, `n_embd_k_gqa` and `n_embd_v_gqa` numbers for each token of context, as
+`llama_kv_cache` in llama.cpp allocates them. Activations: the widest tensors of one micro-batch, and the
+scores of attention, which its graph allocator reserves for the worst case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ekiben.contract.gguf import GgufModel
+
+CACHE_BYTES: Final[Mapping[str, float]] = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
+"""Bytes of one number in the cache of keys and values; the quantised ones are blocks of 32."""
+
+_FLOAT_BYTES: Final = 4
+_WIDE_TENSORS: Final = 4
+"""Tensors as wide as the embedding, or the feed-forward layer, that are alive at once."""
+
+
+def context_tokens(model: GgufModel, options: Mapping[str, Any]) -> int:
+    """Tokens that one request may use."""
+    wanted: int = options["context"]
+    return min(wanted, model.context_tokens or wanted)
+
+
+def working_bytes(model: GgufModel, options: Mapping[str, Any]) -> int:
+    """Everything but the weights."""
+    tokens = context_tokens(model, options) * options["parallel"]
+    return _cache_bytes(model, tokens, options["kv_cache"]) + _compute_bytes(model, tokens, options["batch"])
+
+
+def _cache_bytes(model: GgufModel, tokens: int, kind: str) -> int:
+    heads = _number(model, "attention.head_count", 1)
+    per_head = _number(model, "embedding_length", 0) // max(1, heads)
+    width = _number(model, "attention.key_length", per_head) + _number(
+        model, "attention.value_length", per_head
+    )
+    numbers = (
+        _number(model, "block_count", 0) * tokens * _number(model, "attention.head_count_kv", heads) * width
+    )
+    return int(numbers * CACHE_BYTES[kind])
+
+
+def _compute_bytes(model: GgufModel, tokens: int, batch: int) -> int:
+    widths = (
+        _number(model, "embedding_length", 0) + _number(model, "feed_forward_length", 0)
+    ) * _WIDE_TENSORS
+    scores = _number(model, "attention.head_count", 1) * tokens
+    return batch * _FLOAT_BYTES * (widths + scores + _number(model, "vocab_size", 0))
+
+
+def _number(model: GgufModel, key: str, default: int) -> int:
+    """A count of the model's architecture; those that differ from layer to layer are kept as arrays."""
+    value = model.metadata.get(f"{model.architecture}.{key}")
+    return value if isinstance(value, int) and value > 0 else default
