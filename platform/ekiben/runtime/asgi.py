@@ -11,10 +11,12 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeAlias
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ekiben.clock import SYSTEM_CLOCK
-from ekiben.errors import EkibenError, ModelNotFound
+from ekiben.contract.model import ModelSpec
+from ekiben.errors import EkibenError, LoadFailed, ModelNotFound
 from ekiben.runtime.host import ModelHost
 from ekiben.runtime.http import (
     Answer,
@@ -29,7 +31,10 @@ from ekiben.runtime.http import (
     respond,
     send_answer,
 )
-from ekiben.runtime.routing import ABILITY_OF_PATH, RouteTable, method_not_allowed, routes_of
+from ekiben.runtime.routing import ABILITY_OF_PATH, RouteTable, method_not_allowed, routes_of, warm
+
+if TYPE_CHECKING:
+    from ekiben.runtime.metrics import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +51,7 @@ class ReplicaApp:
         self._host = host
         self._routes: RouteTable | None = None
         self._created = 0
+        self._warming: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and f"{scope['path']}/".startswith("/v1/"):
@@ -73,19 +79,23 @@ class ReplicaApp:
         await self._bento(scope, receive, send_after_unload)
 
     async def _load(self) -> None:
+        """The model, and meanwhile, on a thread, what its routes import."""
+        model = await self._host.assign()
+        importing = asyncio.create_task(asyncio.to_thread(_import_routes, model), name="import routes")
         await self._host.load()
-        model = self._host.model
-        # Imports, on a thread: the first request should not find the loop busy with them.
-        routes = await asyncio.to_thread(routes_of, model.abilities)
-        self._routes = RouteTable(model, routes)
+        try:
+            self._routes, self._observed = await importing
+        except ImportError as error:
+            failure = LoadFailed(f"the routes of {model.name!r} need a library that is missing: {error}")
+            self._host.fail(failure)
+            raise failure from error
         self._created = int(SYSTEM_CLOCK.now().timestamp())
+        self._warming = asyncio.create_task(asyncio.to_thread(warm, model.abilities), name="warm")
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        from ekiben.runtime.metrics import observed
-
         assert self._routes is not None, "served a request before the model was loaded"
         method, path = scope["method"], scope["path"]
-        with observed(_label(path)) as outcome:
+        with self._observed(_label(path)) as outcome:
 
             async def send_noting_status(message: Message) -> None:
                 if message["type"] == "http.response.start":
@@ -126,6 +136,12 @@ class ReplicaApp:
             "state": "ready",
             "abilities": sorted(model.abilities),
         }
+
+
+def _import_routes(model: ModelSpec) -> tuple[RouteTable, Callable[[str], AbstractContextManager[Outcome]]]:
+    from ekiben.runtime.metrics import observed
+
+    return RouteTable(model, routes_of(model.abilities)), observed
 
 
 def _label(path: str) -> str:

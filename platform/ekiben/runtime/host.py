@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -93,15 +94,17 @@ class ModelHost:
         assert self._loaded is not None, "asked for the model before it was loaded"
         return self._loaded
 
-    async def load(self) -> None:
-        """Bring the model into memory. Raises EkibenError, after telling log and `report` of it."""
-        try:
+    async def assign(self) -> ModelSpec:
+        """Learn which model it is to be. Raises EkibenError, after telling log and `report` of it."""
+        with self._told():
             self._assignment = await self._assign()
+        return self._assignment.model
+
+    async def load(self) -> None:
+        """Bring the assigned model into memory. Raises as `assign` does."""
+        assert self._assignment is not None, "asked to load a model before it was assigned"
+        with self._told():
             self._loaded = await self._load(self._assignment)
-        except EkibenError as error:
-            logger.error("%s", error.message)
-            self._report(Report(stage=Stage.FAILED, error=error.message))
-            raise
 
     async def unload(self) -> None:
         """Free the model, if there is one. Idempotent."""
@@ -127,6 +130,19 @@ class ModelHost:
             raise LoadFailed(f"the engine {engine_id!r} cannot load {name!r}: {_one_line(error)}") from error
         _check_abilities(loaded, assignment.model, engine_id)
         return loaded
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except EkibenError as error:
+            self.fail(error)
+            raise
+
+    def fail(self, error: EkibenError) -> None:
+        """Tell log and `report` that there will be no model."""
+        logger.error("%s", error.message)
+        self._report(Report(stage=Stage.FAILED, error=error.message))
 
     def _progress(self) -> Callable[[float], None]:
         last = 0.0

@@ -67,5 +67,13 @@ def routes_of(abilities: frozenset[Ability]) -> list[Route]:
     ]
 
 
+def warm(abilities: frozenset[Ability]) -> None:
+    """Make ready what the first request would wait for otherwise. Blocking; harmless beside requests."""
+    if abilities & {Ability.CHAT, Ability.COMPLETE}:
+        from ekiben.runtime import wire
+
+        wire.warm()
+
+
 def method_not_allowed(method: str, path: str, *, allow: str) -> MethodNotAllowed:
     return MethodNotAllowed(f"{path} takes {allow}, not {method[:20]}", allow=allow)

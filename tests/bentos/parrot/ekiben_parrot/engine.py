@@ -1,0 +1,77 @@
+"""An engine without a model: it repeats the last message word by word, and fails in every way on request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from ekiben.contract import LoadFailed, LoadRequest, MemoryEstimate, TextRequest
+
+
+class Parrot:
+    def estimate_memory(self, request: LoadRequest) -> MemoryEstimate:
+        if request.weights.read_bytes() == b"broken":
+            raise LoadFailed("the cracker is broken: bake another one")
+        return MemoryEstimate(weights_bytes=1_000_000, working_bytes=2_000_000)
+
+    async def load(self, request: LoadRequest) -> Any:
+        match request.options["load"]:
+            case "fails":
+                raise LoadFailed("the parrot is not hungry: try another cracker")
+            case "breaks":
+                raise RuntimeError("squawk")
+            case "slow":
+                request.report(0.5)
+                await asyncio.sleep(60)
+            case "lacks":
+                return object()
+        # As some native libraries do: from now on nobody would hear SIGTERM.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        request.report(0.5)
+        return TameParrot(request)
+
+
+class TameParrot:
+    def __init__(self, request: LoadRequest) -> None:
+        self._pause_s = float(request.options["pause_s"])
+        self._scratch = request.scratch
+        (self._scratch / "nest").write_text("eggs")
+
+    async def unload(self) -> None:
+        print("the parrot flies away", flush=True)
+
+    def chat(self, request: TextRequest) -> AsyncGenerator[bytes, None]:
+        return self._speak(request, request.body["messages"][-1]["content"])
+
+    def complete(self, request: TextRequest) -> AsyncGenerator[bytes, None]:
+        return self._speak(request, request.body["prompt"])
+
+    async def _speak(self, request: TextRequest, text: str) -> AsyncGenerator[bytes, None]:
+        if text == "break":
+            raise RuntimeError("a secret of the cage")
+        if not request.stream:
+            await asyncio.sleep(self._pause_s * len(text.split()))
+            yield _object(request, {"message": {"role": "assistant", "content": text}}, last=True)
+            return
+        words = text.split()
+        for index, word in enumerate(words):
+            if word == "choke":
+                raise RuntimeError("a secret of the cage")
+            yield _object(request, {"delta": {"content": word + " "}}, last=index == len(words) - 1)
+            await asyncio.sleep(self._pause_s)
+
+
+def _object(request: TextRequest, choice: dict[str, Any], *, last: bool) -> bytes:
+    return json.dumps(
+        {
+            "id": "parrot",
+            "object": "chat.completion.chunk" if request.stream else "chat.completion",
+            "created": 1,
+            "model": request.model,
+            "choices": [{"index": 0, "finish_reason": "stop" if last else None, **choice}],
+        }
+    ).encode()
