@@ -6,6 +6,8 @@ The replicas are scripted byte by byte, so that each can fail in its own way.
 from __future__ import annotations
 
 import asyncio
+import atexit
+import functools
 import json
 import shutil
 import tempfile
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from uvicorn.server import ServerState
 
 from ekiben.catalog.catalog import Catalog
 from ekiben.errors import EkibenError, ModelNotReady
@@ -425,49 +428,57 @@ def chat_body(*, stream: bool = False, model: object = CHAT, **more: Any) -> byt
     return json.dumps({"model": model, "messages": messages, "stream": stream} | more).encode()
 
 
+@functools.cache
+def shared_catalog() -> tuple[Catalog, Plugins]:
+    """Reading the built-in specs takes longer than a test; who adds a model takes it out again."""
+    folder = tempfile.TemporaryDirectory(prefix="gw-catalog-")
+    atexit.register(folder.cleanup)
+    database = Database.open(f"sqlite:///{folder.name}/ekiben.db")
+    atexit.register(database.close)
+    plugins = discover()
+    return Catalog(database, plugins), plugins
+
+
 @asynccontextmanager
 async def running_lab(
     *, patience: Patience | None = None, plugins: Plugins | None = None, **flags: Any
 ) -> AsyncIterator[Lab]:
     """Everything started, and checked at the end: nothing may be left of any request."""
     folder = Path(tempfile.mkdtemp(prefix="gw-"))
-    found = plugins or discover()
-    database = Database.open(f"sqlite:///{folder / 'ekiben.db'}")
-    fleet = FakeFleet(Catalog(database, found), folder)
+    catalog, found = shared_catalog()
+    fleet = FakeFleet(catalog, folder)
     replica = Replica(fleet.address.location)
     await replica.start()
     metrics = Metrics(fleet)
     gateway = Gateway(
         fleet=fleet,
-        catalog=fleet.catalog,
-        plugins=found,
+        catalog=catalog,
+        plugins=plugins or found,
         settings=load_settings({"home": folder, **flags}, environment={}),
         metrics=metrics,
         patience=patience or Patience(),
     )
-    server = uvicorn.Server(
-        uvicorn.Config(
-            gateway,
-            host="127.0.0.1",
-            port=0,
-            http=HttpProtocol,
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=1,
-        )
-    )
-    serving = asyncio.create_task(server.serve(), name="lab server")
-    await until(lambda: server.started)
-    lab = Lab(gateway, fleet, replica, metrics, server.servers[0].sockets[0].getsockname()[1])
+    await gateway.startup()
+    server = await listen(gateway)
+    lab = Lab(gateway, fleet, replica, metrics, server.sockets[0].getsockname()[1])
     try:
         yield lab
         await lab.settled()
     finally:
-        gateway.drain()
-        server.should_exit = True
-        await serving
+        server.close()
+        await gateway.shutdown()
         await replica.stop()
-        database.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+async def listen(gateway: Gateway) -> asyncio.Server:
+    """uvicorn's protocol without the waits in uvicorn's server."""
+    config = uvicorn.Config(
+        gateway, http=HttpProtocol, lifespan="off", log_config=None, access_log=False, server_header=False
+    )
+    config.load()
+    state = ServerState()
+    loop = asyncio.get_running_loop()
+    return await loop.create_server(
+        lambda: HttpProtocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+    )
