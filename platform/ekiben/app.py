@@ -30,7 +30,7 @@ from ekiben.fleet.supervisor import Supervisor
 from ekiben.gateway.app import Gateway, check_exposure
 from ekiben.plugins.discovery import Plugins, discover
 from ekiben.settings import LoadedSettings, Settings, process_environment
-from ekiben.store.database import Database
+from ekiben.store.database import Database, sqlite_url
 from ekiben.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class App:
         check_exposure(self.settings)
         self.home.open()
         try:
-            self._database = Database.open(f"sqlite:///{self.home.path / 'ekiben.db'}")
+            self._database = Database.open(sqlite_url(self.home.path / "ekiben.db"))
             plugins = discover()
             catalog = Catalog(self._database, plugins)
             weights = WeightsStore(self.home.path, plugins)

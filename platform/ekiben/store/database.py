@@ -157,7 +157,7 @@ def _diagnosis(reason: str) -> str:
 
 
 def _shown(url: URL) -> str:
-    """The file's path, or the URL without its password."""
+    """The file's path, or the URL without its password and the parameters that may hold one."""
     if url.get_backend_name() == "sqlite":
         return url.database or "in memory"
-    return url.render_as_string(hide_password=True)
+    return url.set(query={}).render_as_string(hide_password=True)
