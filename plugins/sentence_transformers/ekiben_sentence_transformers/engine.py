@@ -22,12 +22,12 @@ class SentenceTransformers:
 
     def estimate_memory(self, request: LoadRequest) -> MemoryEstimate:
         folder = ModelFolder(request.weights)
-        parameters = folder.parameters()
+        folder.check()
         width = WIDTH_BYTES[str(request.options["dtype"])]
         length = min(LONGEST_TOKENS, int(request.options.get("max_length", folder.max_length())))
         tokens = int(request.options["batch_size"]) * length
         return MemoryEstimate(
-            weights_bytes=parameters * width,
+            weights_bytes=folder.parameters() * width,
             working_bytes=LIBRARY_BYTES + tokens * folder.hidden_size() * ACTIVATION_BYTES,
         )
 

@@ -34,12 +34,11 @@ class ModelFolder:
                 )
         for folder in self._module_folders():
             _refuse_pickles(folder)
-        if not self._weights():
-            raise LoadFailed(f"the folder {self.path.name!r} holds no .safetensors file")
+        if not self.parameters():
+            raise LoadFailed(f"the folder {self.path.name!r} holds no weights in .safetensors files")
 
     def parameters(self) -> int:
         """How many numbers the weights hold, from the files' headers. Raises LoadFailed."""
-        self.check()
         return sum(_count_parameters(path) for path in self._weights())
 
     def hidden_size(self) -> int:

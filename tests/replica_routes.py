@@ -1,0 +1,44 @@
+"""A replica's routes in this process, spoken to over ASGI: for tests of routes and engines together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from ekiben.catalog.specs import resolve_model
+from ekiben.contract import Engine, LoadedModel, ModelSpec, testing
+from ekiben.plugins.discovery import discover, load_object
+from ekiben.runtime.http import Receive, Request, Route, Scope, Send, respond
+
+Weights = Callable[[str], Path]
+
+
+def client(model: ModelSpec, loaded: LoadedModel, routes: Sequence[Route]) -> httpx.AsyncClient:
+    """Requests to the routes of a loaded model."""
+    handlers = {(route.method, route.path): route.handler for route in routes}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        handler = handlers[scope["method"], scope["path"]]
+        await respond(Request(scope, receive, model, loaded), handler, send)
+
+    transport = httpx.ASGITransport(app)
+    return httpx.AsyncClient(transport=transport, base_url="http://replica", timeout=300)
+
+
+async def load(name: str, weights: Weights, scratch: Path, **options: Any) -> tuple[ModelSpec, Any]:
+    """A model of the catalog in its engine, with options over the manifest's defaults."""
+    plugins = discover()
+    spec = resolve_model(name, plugins=plugins)
+    return spec, await load_folder(spec, weights(name), scratch, **options)
+
+
+async def load_folder(spec: ModelSpec, folder: Path, scratch: Path, **options: Any) -> Any:
+    """A model's engine over weights from elsewhere."""
+    plugin = discover().engines()[spec.variants[0].engine]
+    engine: Engine = load_object(plugin)  # type: ignore[assignment]
+    assert plugin.manifest.engine is not None
+    options = plugin.manifest.engine.defaults() | options
+    return await engine.load(testing.load_request(spec, folder, scratch=scratch, options=options))
