@@ -20,6 +20,8 @@ from ekiben.contract.gguf import read_gguf, shard_stem, shards
 from ekiben.errors import ConfigError
 from tests.gguf_files import entry, gguf, tensor, text, write
 
+QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
 GOOD = gguf(
     {
         "general.name": "Tiny",
@@ -143,7 +145,7 @@ def test_a_header_without_end_costs_neither_time_nor_memory(tmp_path: Path) -> N
 
 
 @given(st.integers(0, len(GOOD) - 1), st.binary(max_size=9), st.integers(0, 9))
-@settings(max_examples=500, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=500, deadline=5000, suppress_health_check=QUIET)
 def test_no_change_of_a_good_file_raises_anything_but_a_config_error(
     tmp_path: Path, at: int, data: bytes, cut: int
 ) -> None:
@@ -155,7 +157,7 @@ def test_no_change_of_a_good_file_raises_anything_but_a_config_error(
 
 
 @given(st.binary(max_size=200), st.integers(0, 5), st.integers(0, 5))
-@settings(max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=5000, suppress_health_check=QUIET)
 def test_no_bytes_after_the_magic_raise_anything_but_a_config_error(
     tmp_path: Path, data: bytes, tensors: int, keys: int
 ) -> None:

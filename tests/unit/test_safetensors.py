@@ -14,6 +14,8 @@ from ekiben.catalog.safetensors import MAX_HEADER_BYTES, count_parameters
 from ekiben.errors import ConfigError
 from tests.gguf_files import safetensors, write
 
+QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
 GOOD = safetensors(
     {
         "__metadata__": {"format": "pt"},
@@ -87,7 +89,7 @@ def test_a_header_longer_than_any_is_refused_unread(tmp_path: Path) -> None:
 
 
 @given(st.integers(0, len(GOOD) - 1), st.binary(max_size=9), st.integers(0, 9))
-@settings(max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=5000, suppress_health_check=QUIET)
 def test_no_change_of_a_good_file_raises_anything_but_a_config_error(
     tmp_path: Path, at: int, data: bytes, cut: int
 ) -> None:
@@ -103,7 +105,7 @@ def test_no_change_of_a_good_file_raises_anything_but_a_config_error(
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=12), inner, max_size=3),
     )
 )
-@settings(max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=5000, suppress_health_check=QUIET)
 def test_no_json_raises_anything_but_a_config_error(tmp_path: Path, value: object) -> None:
     try:
         count_parameters(write(tmp_path / "m.safetensors", raw(json.dumps({"t": value}).encode())))

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ekiben.catalog.document import MAX_CHARACTERS, MAX_DEPTH, MAX_VALUES
@@ -286,7 +286,7 @@ YAML_PIECES = st.sampled_from(
         st.lists(st.one_of(YAML_PIECES, st.text(max_size=5)), max_size=60).map("".join), st.text()
     ).filter(lambda text: not text.isspace())
 )
-@settings(max_examples=300, deadline=2000)
+@settings(max_examples=300, deadline=5000, suppress_health_check=[HealthCheck.too_slow])
 def test_no_text_raises_anything_but_a_config_error_with_its_file(text: str) -> None:
     try:
         parse_specs(text, filename="f.yaml", plugins=PLUGINS)
@@ -295,7 +295,7 @@ def test_no_text_raises_anything_but_a_config_error_with_its_file(text: str) -> 
 
 
 @given(st.integers(0, len(GOOD) - 1), st.text(max_size=3), st.integers(0, 30))
-@settings(max_examples=300, deadline=2000)
+@settings(max_examples=300, deadline=5000, suppress_health_check=[HealthCheck.too_slow])
 def test_no_change_of_a_good_spec_raises_anything_but_a_config_error(at: int, text: str, cut: int) -> None:
     try:
         parse_specs(GOOD[:at] + text + GOOD[at + cut :], filename="f.yaml", plugins=PLUGINS)
