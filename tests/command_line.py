@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,16 @@ class CommandLine:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
-        """A command that is still running. Its output can be read unless `options` say otherwise."""
+    @contextmanager
+    def started(self, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+        """A command that is still running, with pipes unless `options` say otherwise; ended afterwards."""
         pipes: dict[str, Any] = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
         command = [self.python, "-m", "ekiben.cli", *arguments]
-        return subprocess.Popen(command, env=self.environment(), **pipes | options)
+        with subprocess.Popen(command, env=self.environment(), **pipes | options) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
 
 def assert_fails(done: subprocess.CompletedProcess[str], *parts: str, code: int = 1) -> None:
