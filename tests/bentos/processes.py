@@ -135,6 +135,13 @@ class Served:
     def openai(self) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
 
+    def post(self, path: str, **what: Any) -> httpx.Response:
+        """`json=` or `files=`, to BentoML's own API."""
+        return httpx.post(self.url + path, timeout=60, **what)
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=60)
+
     @property
     def workers(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -147,6 +154,6 @@ class Served:
 
     def _is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/readyz", timeout=READY_S).status_code == 200
+            return self.get("/readyz").status_code == 200
         except httpx.TransportError:
             return False
