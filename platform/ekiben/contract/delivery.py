@@ -51,7 +51,12 @@ def space_message(folder: Path, *, needed_bytes: int | None) -> str:
         free = size_text(shutil.disk_usage(folder).free)
     except OSError:
         free = "an unknown amount"
-    return f"the disk of {folder} is full: {needed}, {free} free; free some space and try again"
+    return f"the disk at {_mount_point(folder)} is full: {needed}, {free} free; free some space and try again"
+
+
+def _mount_point(folder: Path) -> Path:
+    folder = folder.absolute()
+    return next((path for path in (folder, *folder.parents) if path.is_mount()), folder)
 
 
 def size_text(size_bytes: int) -> str:

