@@ -11,8 +11,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from ekiben.clock import SYSTEM_CLOCK
 from ekiben.contract.model import ModelSpec
@@ -32,9 +31,6 @@ from ekiben.runtime.http import (
     send_answer,
 )
 from ekiben.runtime.routing import ABILITY_OF_PATH, RouteTable, method_not_allowed, routes_of, warm
-
-if TYPE_CHECKING:
-    from ekiben.runtime.metrics import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -79,18 +75,23 @@ class ReplicaApp:
         await self._bento(scope, receive, send_after_unload)
 
     async def _load(self) -> None:
-        """The model, and meanwhile, on a thread, what its routes import."""
         model = await self._host.assign()
-        importing = asyncio.create_task(asyncio.to_thread(_import_routes, model), name="import routes")
+        self._import_routes(model)
+        self._warming = asyncio.create_task(asyncio.to_thread(warm, model.abilities), name="warm")
         await self._host.load()
+        self._created = int(SYSTEM_CLOCK.now().timestamp())
+
+    def _import_routes(self, model: ModelSpec) -> None:
+        """Before the load and not beside it: two threads had better not import the same libraries."""
         try:
-            self._routes, self._observed = await importing
+            from ekiben.runtime.metrics import observed
+
+            self._observed = observed
+            self._routes = RouteTable(model, routes_of(model.abilities))
         except ImportError as error:
             failure = LoadFailed(f"the routes of {model.name!r} need a library that is missing: {error}")
             self._host.fail(failure)
             raise failure from error
-        self._created = int(SYSTEM_CLOCK.now().timestamp())
-        self._warming = asyncio.create_task(asyncio.to_thread(warm, model.abilities), name="warm")
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert self._routes is not None, "served a request before the model was loaded"
@@ -136,12 +137,6 @@ class ReplicaApp:
             "state": "ready",
             "abilities": sorted(model.abilities),
         }
-
-
-def _import_routes(model: ModelSpec) -> tuple[RouteTable, Callable[[str], AbstractContextManager[Outcome]]]:
-    from ekiben.runtime.metrics import observed
-
-    return RouteTable(model, routes_of(model.abilities)), observed
 
 
 def _label(path: str) -> str:

@@ -165,7 +165,7 @@ def prepare_load(assignment: Assignment, *, report: Callable[[float], None]) -> 
         variant=variant,
         weights=assignment.weights,
         options=_options(plugin.manifest, assignment),
-        device=parse_device(assignment.device),
+        device=_device(plugin.manifest, assignment.device),
         threads=assignment.threads,
         scratch=assignment.scratch,
         report=report,
@@ -174,11 +174,15 @@ def prepare_load(assignment: Assignment, *, report: Callable[[float], None]) -> 
     return engine, request
 
 
-def parse_device(text: str) -> Device:
-    """`cpu`, `cuda`, `cuda:1`. Raises LoadFailed."""
+def _device(manifest: Manifest, text: str) -> Device:
+    assert manifest.engine is not None, "discovery lets no engine pass without its section"
     kind, _, index = text.partition(":")
-    if not kind or (index and not index.isdigit()):
-        raise LoadFailed(f"{text!r} is not a device: write cpu, cuda or cuda:1")
+    if kind not in manifest.engine.devices:
+        raise LoadFailed(
+            f"the engine {manifest.id!r} runs on {', '.join(manifest.engine.devices)}, not on {text!r}"
+        )
+    if index and not index.isdigit():
+        raise LoadFailed(f"{text!r} is not a device: write cpu, or like cuda:1")
     return Device(kind, int(index or 0))
 
 
