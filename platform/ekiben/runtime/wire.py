@@ -23,6 +23,9 @@ from pydantic import ConfigDict, Discriminator, TypeAdapter, ValidationError
 
 from ekiben.errors import InvalidRequest
 
+MAX_DEPTH: Final = 128
+"""Far more than JSON schemas need."""
+
 _LISTS: Final = (collections.abc.Iterable, collections.abc.Sequence, list)
 _DISCRIMINATORS: Final = ("role", "type")
 _UNTAGGED: Final = ("union_tag_not_found", "union_tag_invalid")
@@ -51,7 +54,7 @@ class Surface(StrEnum):
     COMPLETION = "completion"
 
 
-def validate(surface: Surface, body: Mapping[str, Any]) -> None:
+def validate(surface: Surface, body: dict[str, Any]) -> None:
     """Raises InvalidRequest with the field in `param`. Fields that the types do not know are let pass.
 
     Blocks for about a second when it is the first call and `warm` was not called.
@@ -66,7 +69,7 @@ def validate(surface: Surface, body: Mapping[str, Any]) -> None:
         raise _report(error, given) from None
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply") from None
-    _refuse_lone_surrogates(body)
+    _walk(body)
 
 
 def warm() -> None:
@@ -136,6 +139,8 @@ class _Rebuilt:
 
     def _union(self, members: Iterable[Any]) -> Any:
         flat = [*_flattened(members)]
+        if str in flat:  # known names of models, say: they would only make the errors longer
+            flat = [member for member in flat if get_origin(member) is not Literal]
         objects = [member for member in flat if typing_extensions.is_typeddict(member)]
         others = [member for member in flat if member not in objects]
         key = _discriminator(objects)
@@ -220,15 +225,24 @@ def _reason(details: Any) -> str:
     return _NOUNS.get(kind, f"{message[:1].lower()}{message[1:]}")
 
 
-def _refuse_lone_surrogates(value: Any, path: tuple[str, ...] = ()) -> None:
-    """Half a surrogate pair can be written in JSON and in nothing else: engines would choke on it."""
+def _walk(value: Any, path: tuple[str, ...] = ()) -> None:
+    """Refuse what no type forbids: endless nesting, and half surrogate pairs.
+
+    The latter can be written in JSON and in nothing else: engines would choke on them.
+    """
+    if len(path) > MAX_DEPTH:
+        raise InvalidRequest(f"the body is nested deeper than {MAX_DEPTH} levels", param=path[0])
     if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            raise InvalidRequest("the text holds half a surrogate pair", param=".".join(path) or None)
-    elif isinstance(value, Mapping):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            where = ".".join(path)
+            raise InvalidRequest("the text holds half a surrogate pair", param=where or None) from None
+    elif isinstance(value, dict):
         for key, item in value.items():
-            _refuse_lone_surrogates(key, path)
-            _refuse_lone_surrogates(item, (*path, key))
+            _walk(key, path)
+            _walk(item, (*path, key))
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            _refuse_lone_surrogates(item, (*path, str(index)))
+            if isinstance(item, str | dict | list):  # prompts can be long lists of tokens
+                _walk(item, (*path, str(index)))

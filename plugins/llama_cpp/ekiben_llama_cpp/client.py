@@ -66,6 +66,18 @@ class LlamaClient:
             raise _broken(error) from error
         raise EngineError("llama.cpp broke off in the middle of an answer: try again")
 
+    async def slots(self) -> list[dict[str, Any]]:
+        """What each slot is doing. Answered by the loop that computes, between two of its steps."""
+        try:
+            async with self._session.get(_url("/slots")) as response:
+                payload = await response.read()
+        except aiohttp.ClientError as error:
+            raise _broken(error) from error
+        if response.status != 200:
+            raise _error(response.status, payload, {})
+        slots: list[dict[str, Any]] = json.loads(payload)
+        return slots
+
     async def close(self) -> None:
         await self._session.close()
 

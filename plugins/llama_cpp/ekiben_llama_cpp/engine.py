@@ -26,8 +26,10 @@ class LlamaCpp:
     async def load(self, request: LoadRequest) -> LlamaModel:
         model, _ = await asyncio.to_thread(_read, request.weights)
         server = await asyncio.to_thread(NativeServer, request, model)
-        request.report(1.0)
         client = LlamaClient(server.socket, connections=http_threads(request.options))
+        # llama.cpp hangs when it is stopped before its loop has begun to turn: wait until that answers.
+        await client.slots()
+        request.report(1.0)
         return LlamaModel(server, client, name=request.model.name)
 
 

@@ -86,6 +86,7 @@ def _describe_service(parameters: Any, options: Mapping[str, Any], socket: str, 
     parameters.sse_ping_interval = -1
     parameters.verbosity = _ERRORS
     parameters.ui = False
+    parameters.endpoint_slots = True  # tells when the loop has begun to turn
     parameters.endpoint_props = False
     parameters.endpoint_metrics = False
     parameters.cors_origins = ""
