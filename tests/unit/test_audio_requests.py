@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from openai.types.audio import (
+    speech_create_params,
+    transcription_create_params,
+    translation_create_params,
+)
 
 from ekiben.contract.abilities import AudioChunk, TranscriptSegment
 from ekiben.errors import InvalidRequest, UnsupportedParameter
 from ekiben.runtime.form import Form, Upload
 from ekiben.runtime.languages import LANGUAGE_NAMES, language_name
-from ekiben.runtime.speech import OPENAI_VOICES, encoded, parse_body, resolve_voice
-from ekiben.runtime.transcripts import _events, parse_form
+from ekiben.runtime.speech import FIELDS, OPENAI_VOICES, encoded, parse_body, resolve_voice
+from ekiben.runtime.transcripts import (
+    TRANSCRIPTION_FIELDS,
+    TRANSLATION_FIELDS,
+    UNSUPPORTED_FIELDS,
+    _events,
+    parse_form,
+)
 
 VOICES = ("anna", "bela", "onyx")
 
@@ -163,6 +174,18 @@ async def test_speech_that_is_given_up_closes_the_engine() -> None:
         assert await anext(audio)
         await audio.aclose()
         assert closed
+
+
+def test_every_field_of_the_official_client_is_known() -> None:
+    """A field that upstream adds has to be honoured or refused here by name."""
+    speech = set(speech_create_params.SpeechCreateParams.__annotations__)
+    assert set(FIELDS) == speech
+    transcription = set(transcription_create_params.TranscriptionCreateParamsStreaming.__annotations__)
+    assert TRANSCRIPTION_FIELDS | UNSUPPORTED_FIELDS | {"file"} == transcription
+    translation = set(translation_create_params.TranslationCreateParams.__annotations__)
+    assert TRANSLATION_FIELDS | {"file"} == translation | {"language"}
+    voices = next(member for member in get_args(speech_create_params.Voice) if get_origin(member) is Literal)
+    assert set(get_args(voices)) == OPENAI_VOICES
 
 
 def test_every_language_of_whisper_has_a_name() -> None:

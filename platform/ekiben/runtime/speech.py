@@ -25,13 +25,13 @@ OPENAI_VOICES: Final = frozenset(
 )
 """Clients send these by habit: they mean the default voice, unless a model has one of that name."""
 _VOICES_NAMED: Final = 20
-_FIELDS: Final = ("model", "input", "voice", "instructions", "response_format", "speed", "stream_format")
+FIELDS: Final = ("model", "input", "voice", "instructions", "response_format", "speed", "stream_format")
 
 
 async def create_speech(request: Request) -> Stream:
     """Bytes of the file as they are made, or the same as events."""
     body = request.json()
-    if unknown := [name for name in body if name not in _FIELDS]:
+    if unknown := [name for name in body if name not in FIELDS]:
         raise InvalidRequest(f"{unknown[0][:64]!r} is not a field of this request", param=unknown[0][:64])
     check_model_name(request, body.get("model"))
     engine = cast(Speak, request.loaded)
@@ -93,7 +93,8 @@ async def encoded(chunks: AsyncGenerator[AudioChunk, None], name: str) -> AsyncG
                     yield data
                 await asyncio.sleep(0)
             chunk, second = second or await anext(chunks, None), None
-        yield target.finish()
+        if data := target.finish():
+            yield data
 
 
 async def _events(audio: AsyncGenerator[bytes, None], *, characters: int) -> AsyncGenerator[bytes, None]:

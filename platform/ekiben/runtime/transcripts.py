@@ -28,14 +28,14 @@ from ekiben.runtime.subtitles import srt, vtt
 FORMATS: Final = ("json", "text", "srt", "verbose_json", "vtt")
 GRANULARITIES: Final = ("word", "segment")
 
-_TRANSLATION_FIELDS: Final = frozenset({"model", "language", "prompt", "response_format", "temperature"})
-_TRANSCRIPTION_FIELDS: Final = _TRANSLATION_FIELDS | {
+TRANSLATION_FIELDS: Final = frozenset({"model", "language", "prompt", "response_format", "temperature"})
+TRANSCRIPTION_FIELDS: Final = TRANSLATION_FIELDS | {
     "timestamp_granularities",
     "stream",
     "include",
     "chunking_strategy",
 }
-_UNSUPPORTED_FIELDS: Final = frozenset(
+UNSUPPORTED_FIELDS: Final = frozenset(
     {"keywords", "languages", "known_speaker_names", "known_speaker_references"}
 )
 """Of models that tell speakers apart or take a vocabulary."""
@@ -76,7 +76,7 @@ async def _answer(request: Request, *, translate: bool) -> Answer | Stream:
 
 def parse_form(form: Form, *, translate: bool) -> Wish:
     """Raises InvalidRequest and UnsupportedParameter."""
-    _check_fields(form, _TRANSLATION_FIELDS if translate else _TRANSCRIPTION_FIELDS)
+    _check_fields(form, TRANSLATION_FIELDS if translate else TRANSCRIPTION_FIELDS)
     response_format = _format(form)
     granularities = _granularities(form, response_format)
     stream = _flag(form, "stream")
@@ -90,7 +90,7 @@ def parse_form(form: Form, *, translate: bool) -> Wish:
         request=TranscribeRequest(
             audio=upload.path,
             translate=translate,
-            language=form.one("language") or None,
+            language=(form.one("language") or "").strip().lower() or None,
             prompt=form.one("prompt") or None,
             temperature=_temperature(form),
             words="word" in granularities,
@@ -171,7 +171,7 @@ async def _events(segments: AsyncGenerator[TranscriptSegment, None]) -> AsyncGen
 def _check_fields(form: Form, known: frozenset[str]) -> None:
     for field in [*form.fields, *form.files]:
         name = field.partition("[")[0]
-        if name in _UNSUPPORTED_FIELDS:
+        if name in UNSUPPORTED_FIELDS:
             raise UnsupportedParameter(f"{name!r} is not supported by this model: leave it out", param=name)
         if name not in known and name != "file":
             raise InvalidRequest(f"{name[:64]!r} is not a field of this request", param=name[:64])

@@ -10,6 +10,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Final
 
 from ekiben.contract import (
+    EngineError,
     LoadFailed,
     LoadRequest,
     MemoryEstimate,
@@ -92,14 +93,18 @@ class LoadedWhisper:
         del self._recognizer
 
     async def _decode(self, audio: Path) -> Samples:
-        with tempfile.TemporaryFile(dir=self._scratch) as file:
-            steps = self._decoder.iterate(
-                lambda: decode(audio, into=file, max_duration_s=self._max_duration_s)
-            )
-            async with aclosing(steps):
-                async for _ in steps:
-                    pass
-            return samples_of(file)
+        try:
+            with tempfile.TemporaryFile(dir=self._scratch) as file:
+                steps = self._decoder.iterate(
+                    lambda: decode(audio, into=file, max_duration_s=self._max_duration_s)
+                )
+                async with aclosing(steps):
+                    async for _ in steps:
+                        pass
+                return samples_of(file)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise EngineError(f"the audio cannot be unpacked to disk: {reason}") from None
 
     async def _segments(
         self, samples: Samples, request: TranscribeRequest, *, language: str, withdrawn: Event
@@ -128,7 +133,7 @@ def _recognizer(request: LoadRequest) -> Recognizer:
             cpu_threads=request.threads,
             local_files_only=True,
         )
-    except (RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - the tokenizer's library has no error class of its own
         reason = " ".join(str(error).split())
         raise LoadFailed(f"the weights in {request.weights} cannot be loaded: {reason}") from None
     return Recognizer(

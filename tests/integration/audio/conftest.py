@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import onnxruntime  # type: ignore[import-untyped]
 import pytest
 
 from ekiben.catalog.specs import resolve_model
@@ -149,6 +150,7 @@ def load_model(
 
 @pytest.fixture(scope="session")
 def voice(load_model: Callable[..., Client]) -> Client:
+    onnxruntime.set_seed(1)  # voices vary a little from one sentence to the next; tests should not
     return load_model("piper-en-us-joe")
 
 

@@ -129,7 +129,7 @@ def test_hours_in_few_bytes_end_at_the_limit(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
 
 
-def test_playlists_open_nothing(tmp_path: Path, spoken: bytes) -> None:
+def test_playlists_open_nothing(tmp_path: Path, spoken: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither another file of this machine nor an address."""
     asked: list[str] = []
 
@@ -145,10 +145,12 @@ def test_playlists_open_nothing(tmp_path: Path, spoken: bytes) -> None:
 
     secret = tmp_path / "secret.wav"
     secret.write_bytes(spoken)
+    monkeypatch.chdir(tmp_path)
     server = HTTPServer(("127.0.0.1", 0), Recorder)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        for url in (f"http://127.0.0.1:{server.server_port}/x.wav", str(secret), f"file://{secret}"):
+        address = f"http://127.0.0.1:{server.server_port}/x.wav"
+        for url in (address, "secret.wav", str(secret), f"file://{secret}"):
             for playlist in (
                 f"ffconcat version 1.0\nfile '{url}'\n",
                 f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{url}\n#EXT-X-ENDLIST\n",
@@ -175,6 +177,15 @@ async def test_the_model_answers_after_every_broken_file(
     assert open_descriptors() <= descriptors
     reply = await whisper.transcribe(spoken, response_format="text")
     assert reply.body.decode().strip().lower().rstrip(".") == sentence.lower().rstrip(".")
+
+
+async def test_no_room_for_the_samples_is_said(
+    whisper: Any, spoken: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whisper.loaded, "_scratch", tmp_path / "gone")
+    reply = await whisper.transcribe(spoken)
+    assert (reply.status, reply.error["code"]) == (502, "engine_error")
+    assert "cannot be unpacked to disk" in reply.error["message"]
 
 
 @pytest.mark.parametrize("options", [{}, {"vad_filter": True}])
