@@ -54,10 +54,10 @@ def examine(
 ) -> list[Finding]:
     """Look at these plugins, or at all, two at a time. Blocks, per plugin no longer than the deadline."""
     wanted = set(ids) if ids is not None else {*plugins.usable, *(b.id for b in plugins.broken)}
-    found = [_of_broken(broken) for broken in plugins.broken if broken.id in wanted]
     chosen = [plugin for plugin_id, plugin in plugins.usable.items() if plugin_id in wanted]
     with ThreadPoolExecutor(max_workers=2, thread_name_prefix="doctor") as pool:
-        found += pool.map(lambda plugin: _of_usable(plugin, deadline_s), chosen)
+        found = list(pool.map(lambda plugin: _of_usable(plugin, deadline_s), chosen))
+    found += [_of_broken(broken) for broken in plugins.broken if broken.id in wanted]
     return sorted(found, key=lambda finding: finding.id)
 
 
