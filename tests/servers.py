@@ -75,8 +75,7 @@ class FileServer:
         class Handler(_Handler):
             server_state = self
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
+        server = _QuietServer(("127.0.0.1", 0), Handler)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         try:
@@ -86,6 +85,13 @@ class FileServer:
             server.shutdown()
             server.server_close()
             thread.join()
+
+
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that are killed in the middle are what these servers are for."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -161,6 +161,22 @@ async def test_a_killed_download_goes_on_where_it_was(bench: Bench) -> None:
     assert int(second.removeprefix("bytes=").removesuffix("-")) >= 1_000_000
 
 
+async def test_pip_does_not_outlive_a_killed_worker(bench: Bench) -> None:
+    bench.index.stop_after_bytes = 0  # the index keeps pip waiting for its page
+    task = asyncio.create_task(bench.fetch(spec()))
+    assert await asyncio.to_thread(bench.index.stopped.wait, 30)
+    worker = next(
+        child for child in psutil.Process().children() if "ekiben.plugins.fetch_worker" in child.cmdline()
+    )
+    pips = [child for child in worker.children() if child.status() != psutil.STATUS_ZOMBIE]
+    assert pips
+    worker.send_signal(signal.SIGKILL)
+    with pytest.raises(FetchFailed, match="killed by SIGKILL"):
+        await task
+    _, alive = await asyncio.to_thread(psutil.wait_procs, pips, timeout=10)
+    assert not alive
+
+
 async def test_a_server_that_knows_no_ranges_is_asked_for_everything_again(bench: Bench) -> None:
     await kill_halfway(bench, spec())
     bench.index.ranges = False

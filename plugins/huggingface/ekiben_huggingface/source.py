@@ -11,12 +11,14 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ekiben.contract import FetchFailed, FetchProgress, FetchRequest
 from ekiben.contract.delivery import git_blob_sha1_of, require_space, sha256_of, share_file, target_in
 from ekiben.contract.repository import RepositoryFile, Selection, refuse_pickle
-from ekiben_huggingface.hub import Hub, cached_snapshot
+
+if TYPE_CHECKING:
+    from ekiben_huggingface.hub import Hub
 
 _PARTIAL: Final = ".partial"
 """The subfolder for files under way; no file of the weights can have a name in it."""
@@ -26,6 +28,8 @@ _TRUE: Final = frozenset({"1", "on", "yes", "true"})
 class HuggingFace:
     def fetch(self, request: FetchRequest) -> Path:
         """The file, or the folder of the repository. Raises FetchFailed."""
+        from ekiben_huggingface.hub import Hub  # with the hub's library, which need not be installed
+
         selection = Selection.of(request.parameters)
         repo = request.parameters["repo"]
         revision = request.parameters.get("revision") or "main"
@@ -113,6 +117,8 @@ def _is_offline(environment: Mapping[str, str]) -> bool:
 
 def _from_cache(request: FetchRequest, selection: Selection, *, repo: str, revision: str) -> None:
     """Take the files from the cache that Hugging Face's own libraries keep. Nothing is asked of a hub."""
+    from ekiben_huggingface.hub import cached_snapshot
+
     snapshot = cached_snapshot(repo, revision=revision, allow=selection.patterns())
     if snapshot is None:
         raise FetchFailed(
