@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 from typing import Final
-from urllib.parse import urlsplit
 
 from ekiben.errors import AuthenticationFailed, ConfigError, PermissionDenied
 from ekiben.gateway.exchange import Exchange
 from ekiben.settings import Settings
 
+MAX_KNOWN_HOSTS: Final = 64
+_HOST: Final = re.compile(rb"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 _PRINTABLE: Final = frozenset(map(chr, range(0x21, 0x7F)))
 
 
@@ -54,6 +56,8 @@ class Door:
         # Told to be open on every address, it cannot know the names it is called by.
         self._any_host = settings.no_auth and not is_loopback(settings.host)
         self._host = settings.host.lower()
+        self._own: set[bytes] = set()
+        """`Host` headers that were found good before; there are not many ways to write them."""
 
     def admit(self, exchange: Exchange) -> None:
         """Raises AuthenticationFailed or PermissionDenied."""
@@ -72,28 +76,37 @@ class Door:
 
     def _check_browser(self, exchange: Exchange) -> None:
         """A page of another site must not reach a platform that trusts whoever is on this machine."""
-        hosts = [value for name, value in exchange.scope["headers"] if name == b"host"]
-        host = hosts[0].decode("latin-1") if len(hosts) == 1 else ""
-        if not self._any_host and not self._is_own(host):
+        host = exchange.headers.get(b"host", b"")
+        alone = [name for name, _ in exchange.scope["headers"]].count(b"host") == 1
+        if not alone or not (self._any_host or self._is_own(host)):
             raise PermissionDenied(
                 "this host name is not served without a key: use http://127.0.0.1, or set EKIBEN_API_KEY"
             )
         origin = exchange.headers.get(b"origin")
-        if origin is not None and urlsplit(origin.decode("latin-1")).netloc.lower() != host.lower():
+        if origin is not None and not _is_origin_of(origin, host):
             raise PermissionDenied("requests from pages of other sites need a key: set EKIBEN_API_KEY")
         if exchange.headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
             raise PermissionDenied("requests from pages of other sites need a key: set EKIBEN_API_KEY")
 
-    def _is_own(self, host: str) -> bool:
-        try:
-            parts = urlsplit(f"//{host}")
-            name = parts.hostname or ""
-            plain = parts.port is None or parts.port >= 0
-        except ValueError:
-            return False
-        if not plain or "@" in host or "/" in host or "?" in host or "#" in host:
-            return False
-        return is_loopback(name) or name == self._host
+    def _is_own(self, host: bytes) -> bool:
+        if host in self._own:
+            return True
+        name = _name_of(host)
+        own = name != "" and (is_loopback(name) or name == self._host)
+        if own and len(self._own) < MAX_KNOWN_HOSTS:
+            self._own.add(host)
+        return own
+
+
+def _name_of(host: bytes) -> str:
+    """The name in a `Host` header, lower case; empty when there is more in it than name and port."""
+    match = _HOST.fullmatch(host)
+    return "" if match is None else match[1].decode("ascii").lower().strip("[]")
+
+
+def _is_origin_of(origin: bytes, host: bytes) -> bool:
+    _, _, rest = origin.partition(b"://")
+    return bool(rest) and rest.lower() == host.lower()
 
 
 def _digest(key: bytes) -> bytes:

@@ -115,10 +115,10 @@ class Exchange:
     @property
     def raw_path(self) -> str:
         """The path as it was sent, percent signs and all, without the query."""
-        raw: bytes | None = self.scope.get("raw_path")
-        path = self.scope["path"].encode("utf-8", "replace") if raw is None else raw
-        root = self.scope.get("root_path", "").encode("latin-1", "replace")
-        return path.removeprefix(root).partition(b"?")[0].decode("latin-1")
+        raw: bytes = self.scope.get("raw_path") or self.scope["path"].encode("utf-8", "replace")
+        if root := self.scope.get("root_path"):
+            raw = raw.removeprefix(root.encode("latin-1", "replace"))
+        return raw.partition(b"?")[0].decode("latin-1")
 
     @property
     def client_host(self) -> str:

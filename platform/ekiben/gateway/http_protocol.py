@@ -26,7 +26,6 @@ class HttpProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
-        self._unparsed_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -39,31 +38,30 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         # The parser tells of a header when it is whole: one without end is seen here only.
-        if self._head_timer is not None and self._unparsed_bytes > MAX_HEAD_BYTES:
-            self.send_400_response("")
-            return
-        self._unparsed_bytes += len(data)
+        if self._head_timer is not None:
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.send_400_response("")
+                return
+            self._head_bytes += len(data)
         super().data_received(data)
 
     def on_message_begin(self) -> None:
-        self._head_bytes = 0
         if self._head_timer is None:
             self._await_head()
         super().on_message_begin()
 
-    def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value))
-        if len(self.headers) >= MAX_HEADERS:
-            raise ValueError("too many headers")
-        super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         self._head_arrived()
+        if len(self.headers) > MAX_HEADERS or self._head_is_too_large():
+            raise ValueError("the head of the request is too large")
         super().on_headers_complete()
+
+    def _head_is_too_large(self) -> bool:
+        if self._head_bytes <= MAX_HEAD_BYTES:
+            return False
+        # What came may be body for the most part.
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        return size > MAX_HEAD_BYTES
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP at all gets the envelope too."""
@@ -76,13 +74,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.write(head + body)
         self.transport.close()
 
-    def _count(self, size_bytes: int) -> None:
-        self._head_bytes += size_bytes
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise ValueError("the head of the request is too large")
-
     def _await_head(self) -> None:
-        self._unparsed_bytes = 0
+        self._head_bytes = 0
         self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_overdue)
 
     def _head_arrived(self) -> None:

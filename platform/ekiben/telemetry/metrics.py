@@ -6,6 +6,7 @@ sent. Keys, prompts and addresses appear nowhere.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter as Tally
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
@@ -70,6 +71,11 @@ class Metrics:
             registry=registry,
         )
         self._in_flight = Gauge("ekiben_in_flight", "Requests under way", registry=registry)
+        # Looking children up by their labels costs more than writing to them.
+        self._request_of = functools.cache(self._requests.labels)
+        self._duration_of = functools.cache(self._durations.labels)
+        self._first_byte_of = functools.cache(self._first_bytes.labels)
+        self._wait_of = functools.cache(self._waits.labels)
 
     def began(self) -> None:
         """A request came in."""
@@ -81,14 +87,14 @@ class Metrics:
         """Its exchange is over. `model`: the catalog's name, or empty."""
         self._in_flight.dec()
         name = model or UNKNOWN_MODEL
-        self._requests.labels(route, name, str(status)).inc()
-        self._durations.labels(route, name).observe(duration_s)
+        self._request_of(route, name, str(status)).inc()
+        self._duration_of(route, name).observe(duration_s)
         if first_byte_s is not None:
-            self._first_bytes.labels(route, name).observe(first_byte_s)
+            self._first_byte_of(route, name).observe(first_byte_s)
 
     def waited(self, model: str, seconds: float) -> None:
         """A lease was granted."""
-        self._waits.labels(model).observe(seconds)
+        self._wait_of(model).observe(seconds)
 
     def render(self) -> bytes:
         """The text format of Prometheus."""
