@@ -28,6 +28,7 @@ from ekiben.fleet.launcher import SpawnLauncher
 from ekiben.fleet.preparer import CatalogPreparer
 from ekiben.fleet.supervisor import Supervisor
 from ekiben.gateway.app import Gateway, check_exposure
+from ekiben.gateway.http_protocol import HttpProtocol
 from ekiben.plugins.discovery import Plugins, discover
 from ekiben.settings import LoadedSettings, Settings, process_environment
 from ekiben.store.database import Database, sqlite_url
@@ -181,8 +182,9 @@ async def serve(app: App, listener: socket.socket) -> None:
     server = _Server(
         uvicorn.Config(
             gateway,
-            http="httptools",
+            http=HttpProtocol,
             lifespan="off",
+            proxy_headers=False,
             log_config=None,
             access_log=False,
             server_header=False,
