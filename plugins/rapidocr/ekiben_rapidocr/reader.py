@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import onnxruntime  # type: ignore[import-untyped]
 from omegaconf import flag_override
-from PIL import Image, ImageOps
+from PIL import Image
 from rapidocr import RapidOCR
 
 from ekiben.contract import EngineError, InvalidRequest, LoadFailed, OcrLine, OcrPage, OcrRequest
@@ -17,9 +17,10 @@ from ekiben.contract.threads import WorkerThread
 from ekiben_rapidocr.engine import OcrFiles
 from ekiben_rapidocr.layout import in_reading_order
 
-MAX_TALL: Final = 8
-"""Height over width. The detector enlarges the short side, so a thin strip would grow to gigabytes."""
-MAX_WIDE: Final = 48
+MIN_SIDE: Final = 300
+MAX_ASPECT: Final = 4
+"""The detector enlarges pictures until their short side has 736 pixels: letters of a small or thin one would
+grow out of its sight, and a strip to gigabytes. So such pictures get a margin instead."""
 
 
 class Reading:
@@ -81,7 +82,7 @@ class PageReader:
         for session in self._sessions:
             session.reading = reading
         try:
-            found = self._ocr(_padded(picture))
+            found = self._ocr(_with_margin(picture))
         except Exception as error:
             raise EngineError(f"rapidocr could not read the picture: {type(error).__name__}") from error
         return _page(picture.size, found)
@@ -130,12 +131,21 @@ def _decode(image: bytes) -> Image.Image:
         raise InvalidRequest("the picture is broken", param="image") from error
 
 
-def _padded(picture: Image.Image) -> Image.Image:
-    """Room to the right of, or below, a picture so thin that the detector would blow it up."""
+def _with_margin(picture: Image.Image) -> Image.Image:
+    """The picture with room to its right and below, in the colour of its corner; boxes stay as they are."""
     width, height = picture.size
-    right = max(0, -(-height // MAX_TALL) - width)
-    below = max(0, -(-width // MAX_WIDE) - height)
-    return ImageOps.expand(picture, (0, 0, right, below)) if right or below else picture
+    right = max(MIN_SIDE, -(-height // MAX_ASPECT)) - width
+    below = max(MIN_SIDE, -(-width // MAX_ASPECT)) - height
+    if right <= 0 and below <= 0:
+        return picture
+    canvas = Image.new(picture.mode, (width + max(0, right), height + max(0, below)), _corner(picture))
+    canvas.paste(picture)
+    return canvas
+
+
+def _corner(picture: Image.Image) -> tuple[int, ...]:
+    width, height = picture.size
+    return tuple(picture.crop((width - 1, height - 1, width, height)).tobytes())
 
 
 def _page(size: tuple[int, int], found: Any) -> OcrPage:
