@@ -203,7 +203,9 @@ def _shaped(document: Document) -> list[ModelSpec]:
         try:
             specs.append(ModelSpec.model_validate(item))
         except ValidationError as error:
-            found += [_problem(prefix, detail) for detail in error.errors()[: MAX_PROBLEMS + 1]]
+            # pydantic calls a list empty when all its items are wrong, which it has told already.
+            details = [d for d in error.errors() if not (d["type"] == "too_short" and d["input"])]
+            found += [_problem(prefix, detail) for detail in details[: MAX_PROBLEMS + 1]]
     if found:
         raise document.error(found)
     return specs
