@@ -103,6 +103,17 @@ async def test_lines_on_their_head_are_turned(reader: Any) -> None:
     assert without_spaces(page["text"]) == "PLATFORM3"
 
 
+async def test_boxes_of_a_picture_that_is_read_smaller(weights: Weights, tmp_path: Path) -> None:
+    _, coarse = await load(NAME, weights, tmp_path, max_side=420)
+    page = await coarse.read_text(OcrRequest(image=png(sign().resize((1260, 690)))))
+    await coarse.unload()
+    assert (page.width, page.height) == (1260, 690)
+    assert [without_spaces(line.text) for line in page.lines] == [without_spaces(line) for line in SIGN]
+    for number, line in enumerate(page.lines):
+        middle = sum(y for _, y in line.box) / 4
+        assert 45 + 210 * number < middle < 45 + 210 * (number + 1)
+
+
 async def test_small_print_in_a_small_picture(reader: Any) -> None:
     image = Image.new("RGB", (110, 24), "white")
     ImageDraw.Draw(image).text((6, 6), "PLATFORM 3", fill="black", font=ImageFont.load_default(size=12))
@@ -114,7 +125,7 @@ async def test_a_picture_without_text_has_no_lines(reader: Any) -> None:
     assert (page["text"], page["lines"], page["width"]) == ("", [], 1)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 2500), (2500, 1), (40, 2500), (30_000, 2), (4000, 4000)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 2500), (2500, 1), (40, 2500), (6_000_000, 1), (4000, 4000)])
 async def test_strips_cost_no_more_than_pages(reader: Any, size: tuple[int, int]) -> None:
     detector = reader._reader._sessions[0]
     pixels: list[int] = []

@@ -75,6 +75,7 @@ class PageReader:
             for task, session in sessions.items():
                 self._ocr.cfg[task].session = session
         self._sessions = tuple(sessions.values())
+        self._max_side = max_side
 
     def read(self, image: bytes, reading: Reading) -> OcrPage:
         """All lines of the page. Raises InvalidRequest and EngineError."""
@@ -82,10 +83,10 @@ class PageReader:
         for session in self._sessions:
             session.reading = reading
         try:
-            found = self._ocr(_with_margin(picture))
+            found = self._ocr(_with_margin(_within(picture, self._max_side)))
         except Exception as error:
             raise EngineError(f"rapidocr could not read the picture: {type(error).__name__}") from error
-        return _page(picture.size, found)
+        return _page(picture.size, found, scale=max(1.0, max(picture.size) / self._max_side))
 
 
 class LoadedReader:
@@ -131,6 +132,15 @@ def _decode(image: bytes) -> Image.Image:
         raise InvalidRequest("the picture is broken", param="image") from error
 
 
+def _within(picture: Image.Image, max_side: int) -> Image.Image:
+    """The picture, made smaller where it is larger: before the margin, which would be larger still."""
+    longest = max(picture.size)
+    if longest <= max_side:
+        return picture
+    width, height = (max(1, round(side * max_side / longest)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
 def _with_margin(picture: Image.Image) -> Image.Image:
     """The picture with room to its right and below, in the colour of its corner; boxes stay as they are."""
     width, height = picture.size
@@ -148,7 +158,8 @@ def _corner(picture: Image.Image) -> tuple[int, ...]:
     return tuple(picture.crop((width - 1, height - 1, width, height)).tobytes())
 
 
-def _page(size: tuple[int, int], found: Any) -> OcrPage:
+def _page(size: tuple[int, int], found: Any, *, scale: float) -> OcrPage:
+    """`scale`: how many pixels of the picture as sent one pixel of the picture as read is."""
     width, height = size
     if not found.txts:
         return OcrPage(width=width, height=height)
@@ -156,7 +167,7 @@ def _page(size: tuple[int, int], found: Any) -> OcrPage:
         OcrLine(
             text=text,
             score=float(score),
-            box=[(min(float(x), width), min(float(y), height)) for x, y in box],
+            box=[(min(float(x) * scale, width), min(float(y) * scale, height)) for x, y in box],
         )
         for text, score, box in zip(found.txts, found.scores, found.boxes, strict=True)
     ]
