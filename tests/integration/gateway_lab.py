@@ -474,7 +474,13 @@ async def running_lab(
 async def listen(gateway: Gateway) -> asyncio.Server:
     """uvicorn's protocol without the waits in uvicorn's server."""
     config = uvicorn.Config(
-        gateway, http=HttpProtocol, lifespan="off", proxy_headers=False, log_config=None, access_log=False, server_header=False
+        gateway,
+        http=HttpProtocol,
+        lifespan="off",
+        proxy_headers=False,
+        log_config=None,
+        access_log=False,
+        server_header=False,
     )
     config.load()
     state = ServerState()

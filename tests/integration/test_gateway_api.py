@@ -229,3 +229,29 @@ async def test_the_root_says_where_things_are(lab: Lab) -> None:
     value = (await lab.ask("GET", "/")).json()
     assert value["name"] == "ekiben"
     assert "POST /v1/chat/completions" in value["routes"]
+
+
+async def test_a_server_may_start_and_stop_it_by_lifespan(lab: Lab) -> None:
+    to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    from_app: asyncio.Queue[Any] = asyncio.Queue()
+    running = asyncio.create_task(lab.gateway({"type": "lifespan"}, to_app.get, from_app.put))
+    to_app.put_nowait({"type": "lifespan.startup"})
+    assert await from_app.get() == {"type": "lifespan.startup.complete"}
+    assert (await lab.ask("GET", "/readyz")).status == 200
+    to_app.put_nowait({"type": "lifespan.shutdown"})
+    assert await from_app.get() == {"type": "lifespan.shutdown.complete"}
+    await running
+    assert (await lab.ask("GET", "/readyz")).status == 503
+
+
+async def test_a_websocket_is_refused(lab: Lab) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await lab.gateway({"type": "websocket", "path": "/v1/models"}, receive, send)
+    assert sent == [{"type": "websocket.close", "code": 1008}]

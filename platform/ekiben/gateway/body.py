@@ -84,16 +84,14 @@ async def _read_rest(
 ) -> Body:
     spool = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115 - the body owns it
     try:
+        _check_size(exchange, limit_bytes)
         spool.write(data)
         while more:
             data, more = await exchange.receive()
-            if exchange.received_bytes > limit_bytes:
-                raise RequestTooLarge(f"the body is larger than the limit of {limit_bytes} bytes: send less")
+            _check_size(exchange, limit_bytes)
             if tell is not None:
                 tell(data)
             spool.write(data)
-        if exchange.received_bytes > limit_bytes:
-            raise RequestTooLarge(f"the body is larger than the limit of {limit_bytes} bytes: send less")
         spool.flush()
     except OSError as error:
         spool.close()
@@ -108,3 +106,8 @@ async def _read_rest(
             spool.seek(0)
             return Body(spool.read())
     return Body(b"", spool, exchange.received_bytes)
+
+
+def _check_size(exchange: Exchange, limit_bytes: int) -> None:
+    if exchange.received_bytes > limit_bytes:
+        raise RequestTooLarge(f"the body is larger than the limit of {limit_bytes} bytes: send less")
