@@ -70,7 +70,7 @@ class Lines:
     def show(self, progress: FetchProgress) -> None:
         speed, left_s = self._pace.measure(progress)
         share = progress.done_bytes / progress.total_bytes if progress.total_bytes else None
-        if not self._is_due(share):
+        if not (progress.done_bytes or progress.total_bytes) or not self._is_due(share):
             return
         parts = [f"{self._name}: {format_bytes(progress.done_bytes)}"]
         if progress.total_bytes:
