@@ -38,6 +38,7 @@ class Platform:
         self._env = {k: v for k, v in os.environ.items() if not k.startswith("EKIBEN_")} | (env or {})
         self.process: subprocess.Popen[bytes] | None = None
         self.url = ""
+        self._client: OpenAI | None = None
 
     def start(self) -> Platform:
         announced = self.home / "run" / "platform.json"
@@ -67,7 +68,15 @@ class Platform:
 
     @property
     def client(self) -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
+        """The official SDK, for as long as this process of the platform runs."""
+        if self._client is None:
+            self._client = OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
+        return self._client
+
+    def _close_client(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
     def get(self, path: str) -> Any:
         """JSON of a GET."""
@@ -116,6 +125,7 @@ class Platform:
 
     def stop(self) -> int:
         """Ctrl-C, as a user would; the exit code."""
+        self._close_client()
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
@@ -127,6 +137,7 @@ class Platform:
 
     def kill(self) -> None:
         """kill -9 of the platform alone."""
+        self._close_client()
         assert self.process is not None
         self.process.kill()
         self.process.wait()
