@@ -31,10 +31,12 @@ def test_setting_is_documented(name: str) -> None:
     assert f"| `{name}` | `{PREFIX}{name.upper()}` |" in REFERENCE
 
 
-@pytest.mark.parametrize("error", sorted(set(subclasses(errors.EkibenError)), key=lambda e: e.__name__))
-def test_error_is_documented(error: type[errors.EkibenError]) -> None:
-    if error.code is not None:
-        assert f"`{error.code}`" in REFERENCE
+CODES = sorted({error.code for error in subclasses(errors.EkibenError) if error.code is not None})
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_error_is_documented(code: str) -> None:
+    assert f"`{code}`" in REFERENCE
 
 
 def test_documented_errors_exist() -> None:
