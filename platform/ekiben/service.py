@@ -6,22 +6,38 @@ serves it. The settings come from `EKIBEN_*` variables and `ekiben.yaml`; host a
 
 from __future__ import annotations
 
-import os
+import logging
 from typing import Any
 
 import bentoml
 from bentoml import Service
 
 from ekiben.app import App
-from ekiben.runtime.parent import die_with_parent
+from ekiben.errors import EkibenError
+from ekiben.runtime.parent import follow_supervisor, mark_supervisor, tell_supervisor_of_failure
 from ekiben.settings import load_settings
+
+logger = logging.getLogger(__name__)
 
 
 class PlatformService(Service[Any]):  # type: ignore[misc]  # BentoML exports it lazily
     """Serves the gateway itself instead of BentoML's own application."""
 
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self.inner.prepare = _DeploymentHook()
+
     def to_asgi(self, is_main: bool = True) -> Any:
         return _Application()
+
+
+class _DeploymentHook:
+    """BentoML calls this once, in the process that supervises the worker, before it starts it."""
+
+    __bentoml_deployment_hook__ = True
+
+    def __call__(self) -> None:
+        mark_supervisor()
 
 
 class _Application:
@@ -39,14 +55,15 @@ class _Application:
 
     async def _lifespan(self, receive: Any, send: Any) -> None:
         await receive()
-        # The supervising process of `bentoml serve` may be killed: no platform without it.
-        die_with_parent(os.getppid())
-        app = App(load_settings())
+        follow_supervisor()
         try:
+            app = App(load_settings())
             await app.start()
-        except Exception as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            raise
+        except EkibenError as error:
+            logger.error("%s", error.message)
+            tell_supervisor_of_failure()
+            await send({"type": "lifespan.startup.failed", "message": ""})
+            return
         self._app = app
         await send({"type": "lifespan.startup.complete"})
         await receive()
