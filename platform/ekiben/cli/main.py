@@ -66,6 +66,7 @@ ekiben.show(
             "ps": LazyCommand("ekiben.cli.ps:ps", "Show the models that run."),
             "config": LazyCommand("ekiben.cli.config:config", "Show the settings and where they come from."),
             "doctor": LazyCommand("ekiben.cli.doctor:doctor", "Check this machine and the home."),
+            "simulate": LazyCommand("ekiben.cli.simulate:simulate", "Show what policies would have cost."),
         },
         "Models": {
             "model": LazyCommand("ekiben.cli.model:model", "List, show, add and remove models."),
