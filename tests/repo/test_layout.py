@@ -15,6 +15,7 @@ TOP_LEVEL = {
     ".gitignore",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "DESIGN.md",
     "LICENSE",
     "Makefile",
     "README.md",
