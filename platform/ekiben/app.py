@@ -23,8 +23,10 @@ from ekiben import __version__
 from ekiben.catalog.catalog import Catalog
 from ekiben.catalog.weights import WeightsStore
 from ekiben.errors import ConfigError
+from ekiben.fleet.berths import Berths
 from ekiben.fleet.core import FleetCore
-from ekiben.fleet.launcher import SpawnLauncher
+from ekiben.fleet.fork_launcher import ForkLauncher
+from ekiben.fleet.launcher import Launcher, SpawnLauncher
 from ekiben.fleet.preparer import CatalogPreparer
 from ekiben.fleet.supervisor import Supervisor
 from ekiben.gateway.app import Gateway, check_exposure
@@ -136,7 +138,6 @@ def make_supervisor(
     settings: Settings, home: Home, catalog: Catalog, plugins: Plugins, weights: WeightsStore
 ) -> Supervisor:
     """The fleet with its launcher and preparer."""
-    environment = {k: v for k, v in process_environment().items() if k not in SECRET_VARIABLES}
     return Supervisor(
         core=FleetCore(
             start_timeout_s=settings.start_timeout_s,
@@ -150,11 +151,23 @@ def make_supervisor(
             device=settings.device,
             threads=settings.threads or len(os.sched_getaffinity(0)),
         ),
-        launcher=SpawnLauncher(run_folder=home.run, log_folder=home.logs, environment=environment),
+        launcher=make_launcher(settings, home),
         log_folder=home.logs,
         keep_alive_s=settings.keep_alive,
         wait_s=settings.wait_s,
     )
+
+
+def make_launcher(settings: Settings, home: Home) -> Launcher:
+    """By forks where that is wanted and can be."""
+    environment = {k: v for k, v in process_environment().items() if k not in SECRET_VARIABLES}
+    berths = Berths(run_folder=home.run, log_folder=home.logs)
+    if settings.zygote == "auto":
+        try:
+            return ForkLauncher(berths=berths, environment=environment, log_folder=home.logs)
+        except OSError as error:
+            logger.warning("replicas are spawned, which takes longer: %s", error)
+    return SpawnLauncher(berths=berths, environment=environment)
 
 
 def run(loaded: LoadedSettings) -> int:

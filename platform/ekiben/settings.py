@@ -48,6 +48,11 @@ class Settings(BaseModel):
         "cpu", pattern=r"^(cpu|(cuda|rocm):\d+)$", description="where replicas run: cpu, cuda:0, rocm:0"
     )
     threads: int = Field(0, ge=0, description="CPU threads of one replica; 0: all that the process may use")
+    zygote: str = Field(
+        "off",
+        pattern="^(auto|off)$",
+        description="auto: fork replicas from a warm process per engine; off: start each afresh",
+    )
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error"
     )

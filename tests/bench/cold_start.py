@@ -67,8 +67,10 @@ def run(folder: Path, weights: Path) -> Iterator[dict[str, Any]]:
 
 def bare_engine(gguf: Path, folder: Path) -> float:
     """Seconds from the start of the process to the first token."""
+    socket = folder / "bare.sock"
+    socket.unlink(missing_ok=True)
     started = time.perf_counter()
-    command = [sys.executable, "-c", BARE_ENGINE, str(gguf), str(folder / "bare.sock"), PROMPT]
+    command = [sys.executable, "-c", BARE_ENGINE, str(gguf), str(socket), PROMPT]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         assert child.stdout is not None
         while b"first token" not in child.stdout.readline():

@@ -51,6 +51,7 @@ def test_every_field_can_be_set_by_its_variable(tmp_path: Path) -> None:
         "max_body_bytes": "2048",
         "device": "cuda:1",
         "threads": "5",
+        "zygote": "off",
         "log_level": "debug",
     }
     assert set(given) == set(Settings.model_fields) - {"home"}

@@ -14,6 +14,7 @@
     abilities = ["chat", "complete"]
     formats   = ["gguf"]
     devices   = ["cpu", "cuda"]
+    preload   = ["xllamacpp"]                   # imported once, for all replicas that start from then on
 
     [engine.options.context]                    # `options:` of a model spec
     type = "integer"
@@ -99,6 +100,9 @@ class EngineSection(_Table):
     abilities: tuple[Ability, ...] = Field(min_length=1)
     formats: tuple[str, ...] = Field(min_length=1)
     devices: tuple[Literal["cpu", "cuda", "rocm", "metal"], ...] = ("cpu",)
+    preload: tuple[str, ...] = ()
+    """Modules that a load or a first request imports. They are imported ahead, in a process from which
+    replicas are forked: none of them may start a thread, or touch a GPU, when it is imported."""
     options: dict[str, Option] = Field(default_factory=dict)
 
     def defaults(self) -> dict[str, Any]:

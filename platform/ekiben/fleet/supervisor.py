@@ -359,7 +359,6 @@ class Supervisor:
             return
         self._quiet.clear()
         self._replicas[replica_id] = ReplicaFacts(process=process, plan=plan, started_at=self._clock.now())
-        logger.info("model %s: replica %s is process %d", effect.model, replica_id, process.pid)
 
     def _exited(self, replica_id: str, reason: str) -> None:
         facts = self._replicas.pop(replica_id)

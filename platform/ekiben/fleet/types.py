@@ -105,6 +105,18 @@ class ModelStatus:
     replicas: Sequence[ReplicaStatus] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZygoteStatus:
+    """A warm process from which an engine's replicas are forked."""
+
+    engine: str
+    pid: int
+    warm: bool
+    """False while it imports."""
+    memory_bytes: int | None
+    """Resident; its replicas share most of it."""
+
+
 class FleetPort(Protocol):
     """What the gateway, and whoever serves `/api`, may ask of the fleet."""
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from ekiben.contract.model import Family
 from ekiben.errors import EkibenError
 from ekiben.runtime import standalone
-from ekiben.runtime.asgi import ReplicaApp
+from ekiben.runtime.asgi import Application, ReplicaApp
 from ekiben.runtime.host import Assignment, ModelHost, assignment_of, prepare_load
 from ekiben.runtime.native import AudioBento, EmbeddingBento, FamilyBento, LlmBento, VisionBento
 from ekiben.runtime.parent import follow_supervisor, mark_supervisor, tell_supervisor_of_failure
@@ -48,6 +48,7 @@ class EkibenService(bentoml.Service[Any]):  # type: ignore[misc] # no types come
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         self.host: ModelHost | None = None
+        self._prebuilt: Application | None = None
         self.arguments = bentoml.use_arguments(Arguments)
         # BentoML calls this once, in the process that supervises the workers, before it starts them.
         self.inner.prepare = _DeploymentHook(self)
@@ -62,10 +63,14 @@ class EkibenService(bentoml.Service[Any]):  # type: ignore[misc] # no types come
         instance.host = self.host
         return instance
 
+    def prebuild(self) -> None:
+        """Do now what `application` would take its time for. Of no model yet, and bound to no loop."""
+        self._prebuilt = super().to_asgi(is_main=True)
+
     def application(self, host: ModelHost) -> ReplicaApp:
         """The application that serves the host's model."""
         self.host = host
-        return ReplicaApp(super().to_asgi(is_main=True), host)
+        return ReplicaApp(self._prebuilt or super().to_asgi(is_main=True), host)
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """For BentoML's own server, in a process that it started."""

@@ -35,6 +35,8 @@ _PROTOCOLS: Final[dict[Ability, type]] = {
     Ability.SPEAK: abilities.Speak,
     Ability.READ_TEXT: abilities.ReadText,
 }
+SCRATCH: Final = "tmp"
+"""In a replica's folder, for sockets and temporary files of the engine."""
 _SMALLEST_STEP: Final = 0.01
 """Progress of less is not reported, however often the engine calls."""
 
@@ -63,13 +65,8 @@ def assignment_of(order: Order) -> Assignment:
         weights=order.weights,
         device=order.device,
         threads=order.threads,
-        scratch=scratch_folder(order),
+        scratch=order.folder / SCRATCH,
     )
-
-
-def scratch_folder(order: Order) -> Path:
-    """For sockets and temporary files of the engine."""
-    return order.folder / "tmp"
 
 
 class ModelHost:

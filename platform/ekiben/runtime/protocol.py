@@ -1,19 +1,22 @@
 """What the fleet tells a replica, and what the replica reports back.
 
-The fleet writes an order to a file and starts `python -m ekiben.runtime.replica FILE`; the replica
-writes reports, one JSON object a line, to the file descriptor that the order names. Both sides import
-this module, which is why it imports nothing heavy.
+The fleet writes an order to a file and starts `python -m ekiben.runtime.replica FILE`, or asks a zygote
+for a fork of it; the replica writes reports, one JSON object a line, to the file descriptor that the
+order names. Both sides import this module, which is why it imports nothing heavy.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
 from ekiben.contract.model import ModelSpec
+
+ORDER_FILE: Final = "order.json"
+"""In the replica's folder."""
 
 
 class Stage(StrEnum):
@@ -62,3 +65,21 @@ class Report(_Message):
     error: str | None = None
     """With `failed`: why, in one sentence."""
     detail: dict[str, Any] | None = None
+
+
+class ForkRequest(_Message):
+    """To a zygote, with two file descriptors: the replica's end of its report pipe, and its log."""
+
+    order: Path
+
+
+class ZygoteNews(_Message):
+    """From a zygote: first of itself, then one answer to each request, in their order.
+
+    Neither `pid` nor `error`: it is warm.
+    """
+
+    pid: int | None = None
+    """The replica, a child of the platform by now."""
+    error: str | None = None
+    """Why there is none, or why the zygote cannot be one."""

@@ -1,4 +1,4 @@
-"""A replica's process: `python -m ekiben.runtime.replica ORDER.json`, started by the fleet.
+"""A replica's process: `python -m ekiben.runtime.replica ORDER.json`, started by the fleet, or a fork.
 
 Loads the family's Bento as BentoML does, and does itself what the supervisor of `bentoml serve` would
 have done: the folders, the socket, the signals, the end. It ends when the platform does.
@@ -22,8 +22,8 @@ from pydantic import ValidationError
 from ekiben.clock import SYSTEM_CLOCK
 from ekiben.contract.parent import die_with_parent
 from ekiben.errors import LoadFailed
-from ekiben.runtime.host import ModelHost, assignment_of, scratch_folder
-from ekiben.runtime.protocol import Order, Report, Stage
+from ekiben.runtime.host import SCRATCH, ModelHost, assignment_of
+from ekiben.runtime.protocol import ORDER_FILE, Order, Report, Stage
 from ekiben.runtime.reports import ReportPipe
 from ekiben.settings import export
 
@@ -38,8 +38,7 @@ EXIT_FAILED: Final = 3
 
 def main(arguments: list[str]) -> NoReturn:
     """Run the replica of an order's file."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    logging.getLogger("ekiben").setLevel(logging.INFO)
+    log_to_standard_error()
     if len(arguments) != 1:
         sys.exit("usage: python -m ekiben.runtime.replica ORDER.json")
     try:
@@ -50,10 +49,16 @@ def main(arguments: list[str]) -> NoReturn:
     run_replica(order)
 
 
-def run_replica(order: Order) -> NoReturn:
+def log_to_standard_error() -> None:
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("ekiben").setLevel(logging.INFO)
+
+
+def run_replica(order: Order, *, service: EkibenService | None = None) -> NoReturn:
     """Serve the order's model until SIGTERM, then end the process: 0 when all is well, 3 when it failed.
 
-    Ends without the interpreter's own farewell, which would wait for engines' threads.
+    Ends without the interpreter's own farewell, which would wait for engines' threads. A fork brings the
+    Bento's `service` along; otherwise it is loaded.
     """
     die_with_parent(order.parent_pid)
     code = EXIT_FAILED
@@ -61,7 +66,7 @@ def run_replica(order: Order) -> NoReturn:
     try:
         report(Report(stage=Stage.STARTING))
         prepare_process(order)
-        _event_loop().run_until_complete(_serve(order, report))
+        _event_loop().run_until_complete(_serve(order, report, service))
         code = 0
     except SystemExit as end:  # the server's way to say that the startup failed; the host has said why
         code = end.code if isinstance(end.code, int) else EXIT_FAILED
@@ -78,24 +83,28 @@ def prepare_process(order: Order) -> None:
 
     BentoML and prometheus_client read these variables when they are imported, so not yet then.
     """
-    scratch = scratch_folder(order)
-    metrics = order.folder / "metrics"
-    for folder in (scratch, metrics):
-        folder.mkdir(mode=0o700, exist_ok=True)
+    export_folder(order.folder)
+    tempfile.tempdir = None  # or an earlier look at TMPDIR would last
+
+
+def export_folder(folder: Path) -> None:
+    """Tell libraries to keep to this folder."""
+    scratch, metrics = folder / SCRATCH, folder / "metrics"
+    for made in (scratch, metrics):
+        made.mkdir(mode=0o700, exist_ok=True)
     export(
         {
             "BENTOML_DO_NOT_TRACK": "True",
-            "BENTOML_HOME": str(order.folder / "bentoml"),
+            "BENTOML_HOME": str(folder / "bentoml"),
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
             "TMPDIR": str(scratch),
         }
     )
-    tempfile.tempdir = None  # or an earlier look at TMPDIR would last
 
 
-async def _serve(order: Order, report: ReportPipe) -> None:
-    stages = _Stages()
-    service = load_service(order.bento)
+async def _serve(order: Order, report: ReportPipe, service: EkibenService | None) -> None:
+    stages = _Stages("python" if service is None else "fork", order.folder / ORDER_FILE)
+    service = service or load_service(order.bento)
     stages.end("imports")
 
     async def assign() -> Any:
@@ -152,12 +161,11 @@ def resident_bytes() -> int:
 
 
 class _Stages:
-    """How long the parts of a start took."""
+    """How long the parts of a start took, beginning with the writing of its order."""
 
-    def __init__(self) -> None:
-        born = psutil.Process().create_time()
+    def __init__(self, first: str, order: Path) -> None:
         self._last_s = SYSTEM_CLOCK.monotonic()
-        self.seconds = {"python": round(SYSTEM_CLOCK.now().timestamp() - born, 3)}
+        self.seconds = {first: round(SYSTEM_CLOCK.now().timestamp() - order.stat().st_mtime, 3)}
 
     def end(self, name: str) -> None:
         now_s = SYSTEM_CLOCK.monotonic()
