@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ekiben.cli.output import NONE, echo_json, echo_table, json_option
+from ekiben.errors import ConfigError
 
 if TYPE_CHECKING:
     from ekiben.fleet.simulation.comparison import Row
@@ -103,8 +104,7 @@ def simulate(
         _say(f"seed {seed}: {draws[-1].requests} requests for {models} models")
     rows = list(_compared(draws, policies, memories))
     if plot is not None:
-        plot.write_text(_plotted(rows), encoding="utf-8")
-        _say(f"plot: {plot}")
+        _write(plot, _plotted(rows))
     if as_json:
         echo_json([row.as_dict() for row in rows])
     else:
@@ -180,6 +180,14 @@ def _plotted(rows: Sequence[Row]) -> str:
         across="memory, GiB" if capped else "memory held, GB hours",
         up="mean wait of a request, s",
     )
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+    _say(f"plot: {path}")
 
 
 def _say(text: str) -> None:

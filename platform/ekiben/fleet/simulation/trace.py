@@ -154,6 +154,8 @@ def _read_requests(path: Path, rows: csv.DictReader[str], until_s: float) -> Req
             moments.append(datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp())
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{path}:{rows.line_num}: {error}") from None
+    if not moments:
+        raise ConfigError(f"{path}: the trace has no requests")
     moments.sort()
     arrivals = (moment - moments[0] for moment in moments)
     return RequestTrace([at for at in arrivals if at < until_s])
