@@ -12,6 +12,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from ekiben.contract import InvalidRequest, TextRequest, UnsupportedParameter
+from ekiben_llama_cpp.draft import ChatDraft, Draft
 from ekiben_llama_cpp.parameters import sampling, seeds
 from ekiben_llama_cpp.tools import CallReader, plan_tools
 from ekiben_llama_cpp.usage import total_usage
@@ -56,8 +57,12 @@ class ChatJob:
         self._verbatim = (
             count == 1 and not plan.must_call and not body.get("logprobs") and request.model == loaded_as
         )
-        shared = _translate(body, stream=request.stream) | {**plan.fields}
+        shared = _translate(body) | {**plan.fields}
         self.asks = [shared | seed for seed in seeds(body, count)]
+
+    def draft(self) -> Draft:
+        """For an answer that is wanted whole."""
+        return ChatDraft()
 
     def merge(self, answers: Sequence[dict[str, Any]]) -> bytes:
         """The `chat.completion` of all answers."""
@@ -101,6 +106,8 @@ class ChatJob:
     def _choice(self, index: int, choice: dict[str, Any]) -> dict[str, Any]:
         message = {"content": None, "refusal": None} | choice["message"]
         reason = choice["finish_reason"]
+        if message.get("tool_calls") and not message["content"]:
+            message["content"] = None
         if (reader := self._readers[index]) is not None:
             arguments = reader.feed(message["content"] or "") + reader.finish()
             message["content"] = None
@@ -170,9 +177,10 @@ def _token(item: Mapping[str, Any]) -> dict[str, Any]:
     return {"token": item["token"], "logprob": item["logprob"], "bytes": item.get("bytes")}
 
 
-def _translate(body: Mapping[str, Any], *, stream: bool) -> dict[str, Any]:
+def _translate(body: Mapping[str, Any]) -> dict[str, Any]:
     """All but tools and seed."""
     asked = sampling(body, translated=_TRANSLATED)
+    asked |= {"stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
     asked["messages"] = [_message(message, index) for index, message in enumerate(body["messages"])]
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     if limit is not None:
@@ -185,8 +193,6 @@ def _translate(body: Mapping[str, Any], *, stream: bool) -> dict[str, Any]:
         if not isinstance(arguments, Mapping):
             raise InvalidRequest("'chat_template_kwargs' must be an object", param="chat_template_kwargs")
         asked["chat_template_kwargs"] = arguments
-    if stream:
-        asked |= {"stream": True, "stream_options": {"include_usage": True}}
     return asked
 
 

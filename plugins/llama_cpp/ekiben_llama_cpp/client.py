@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Final
 
 import aiohttp
@@ -18,6 +18,9 @@ from ekiben.contract import EngineError, InvalidRequest
 _DATA: Final = b"data: "
 _DONE: Final = b"[DONE]"
 _ERROR: Final = b'{"error"'
+_PROGRESS: Final = b'"prompt_progress":'
+"""In an object that only tells how far the prompt is; within texts the quotes would be escaped."""
+
 _FIELD: Final = re.compile(r"^Field '(?P<field>\w+)'")
 _LONGEST_LINE_BYTES: Final = 2**22
 _LONGEST_MESSAGE: Final = 300
@@ -35,17 +38,27 @@ class LlamaClient:
             auto_decompress=False,
         )
 
-    async def ask(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The whole answer. Cancelling ends the work."""
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens."""
+        answer = await self._answer("POST", "/detokenize", {"tokens": tokens})
+        text: str = answer["content"]
+        return text
+
+    async def slots(self) -> list[dict[str, Any]]:
+        """What each slot is doing. Answered by the loop that computes, between two of its steps."""
+        slots: list[dict[str, Any]] = await self._answer("GET", "/slots")
+        return slots
+
+    async def _answer(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        data = None if body is None else _encode(body)
         try:
-            async with self._session.post(_url(path), data=_encode(body), headers=_HEADERS) as response:
+            async with self._session.request(method, _url(path), data=data, headers=_HEADERS) as response:
                 payload = await response.read()
         except aiohttp.ClientError as error:
             raise _broken(error) from error
         if response.status != 200:
-            raise _error(response.status, payload, body)
-        answer: dict[str, Any] = json.loads(payload)
-        return answer
+            raise _error(response.status, payload, body or {})
+        return json.loads(payload)
 
     async def stream(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
         """The objects of a streamed answer, as they come. Closing ends the work."""
@@ -61,22 +74,11 @@ class LlamaClient:
                         return
                     if data.startswith(_ERROR):
                         raise _error(500, data, body)
-                    yield data
+                    if _PROGRESS not in data:
+                        yield data
         except (aiohttp.ClientError, ValueError) as error:  # ValueError: an endless line
             raise _broken(error) from error
         raise EngineError("llama.cpp broke off in the middle of an answer: try again")
-
-    async def slots(self) -> list[dict[str, Any]]:
-        """What each slot is doing. Answered by the loop that computes, between two of its steps."""
-        try:
-            async with self._session.get(_url("/slots")) as response:
-                payload = await response.read()
-        except aiohttp.ClientError as error:
-            raise _broken(error) from error
-        if response.status != 200:
-            raise _error(response.status, payload, {})
-        slots: list[dict[str, Any]] = json.loads(payload)
-        return slots
 
     async def close(self) -> None:
         await self._session.close()

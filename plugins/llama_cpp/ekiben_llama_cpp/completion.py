@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 from uuid import uuid4
 
 from ekiben.contract import InvalidRequest, TextRequest, UnsupportedParameter
+from ekiben_llama_cpp.draft import CompletionDraft, Draft
 from ekiben_llama_cpp.parameters import sampling, seeds
 from ekiben_llama_cpp.usage import total_usage
 
@@ -53,10 +54,14 @@ class CompletionJob:
         prompts = prompts_of(body)
         self._written = [0] * (len(prompts) * self._made)
         self._begun = [False] * len(self._written)
-        shared = self._translate(body, stream=request.stream)
+        shared = self._translate(body)
         self.asks = [
             shared | seed | {"prompt": prompt} for prompt in prompts for seed in seeds(body, self._made)
         ]
+
+    def draft(self) -> Draft:
+        """For an answer that is wanted whole."""
+        return CompletionDraft()
 
     def merge(self, answers: Sequence[dict[str, Any]]) -> bytes:
         """The `text_completion` of all answers, or of the best ones for each prompt."""
@@ -80,8 +85,6 @@ class CompletionJob:
     def write(self, index: int, raw: bytes) -> Iterator[bytes]:
         """What one object of an answer's stream becomes."""
         chunk = json.loads(raw)
-        if not chunk:  # llama.cpp's way to say that it has begun
-            return
         self._created = chunk["created"]
         if (usage := chunk.get("usage")) is not None:
             self._usages.append((index // self._made, usage))
@@ -118,15 +121,13 @@ class CompletionJob:
                 param="echo",
             )
 
-    def _translate(self, body: Mapping[str, Any], *, stream: bool) -> dict[str, Any]:
+    def _translate(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """All but prompt and seed."""
         asked = sampling(body, translated=_TRANSLATED)
         asked["max_tokens"] = body.get("max_tokens") or DEFAULT_MAX_TOKENS
         if self._logprobs is not None or self._made > self._wanted:
             asked["logprobs"] = max(1, self._logprobs or 0)
-        if stream:
-            asked["stream"] = True
-        return asked
+        return asked | {"stream": True, "return_progress": True}
 
     def _best(self, answers: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """The wanted number, those with the highest log probability per token first."""

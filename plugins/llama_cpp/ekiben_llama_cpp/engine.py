@@ -20,7 +20,7 @@ class LlamaCpp:
         model, files = _read(request.weights)
         return MemoryEstimate(
             weights_bytes=sum(file.stat().st_size for file in files),
-            working_bytes=working_bytes(model, request.options),
+            working_bytes=working_bytes(model, request.options, device=request.device.kind),
         )
 
     async def load(self, request: LoadRequest) -> LlamaModel:

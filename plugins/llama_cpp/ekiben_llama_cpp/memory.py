@@ -15,6 +15,8 @@ from ekiben.contract.gguf import GgufModel
 CACHE_BYTES: Final[Mapping[str, float]] = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 """Bytes of one number in the cache of keys and values; the quantised ones are blocks of 32."""
 
+_CPU_BATCH: Final = 32
+_GPU_BATCH: Final = 512
 _FLOAT_BYTES: Final = 4
 _WIDE_TENSORS: Final = 4
 """Tensors as wide as the embedding, or the feed-forward layer, that are alive at once."""
@@ -26,10 +28,17 @@ def context_tokens(model: GgufModel, options: Mapping[str, Any]) -> int:
     return min(wanted, model.context_tokens or wanted)
 
 
-def working_bytes(model: GgufModel, options: Mapping[str, Any]) -> int:
+def batch_tokens(options: Mapping[str, Any], *, device: str) -> int:
+    """Tokens of prompts that are computed in one step, which nothing can interrupt."""
+    given: int | None = options.get("batch")
+    return given or (_CPU_BATCH if device == "cpu" else _GPU_BATCH)
+
+
+def working_bytes(model: GgufModel, options: Mapping[str, Any], *, device: str) -> int:
     """Everything but the weights."""
     tokens = context_tokens(model, options) * options["parallel"]
-    return _cache_bytes(model, tokens, options["kv_cache"]) + _compute_bytes(model, tokens, options["batch"])
+    batch = batch_tokens(options, device=device)
+    return _cache_bytes(model, tokens, options["kv_cache"]) + _compute_bytes(model, tokens, batch)
 
 
 def _cache_bytes(model: GgufModel, tokens: int, kind: str) -> int:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ekiben.contract import LoadFailed, LoadRequest
 from ekiben.contract.gguf import GgufModel
-from ekiben_llama_cpp.memory import context_tokens
+from ekiben_llama_cpp.memory import batch_tokens, context_tokens
 from ekiben_llama_cpp.template import template_for
 
 SPARE_THREADS: Final = 8
@@ -35,17 +35,17 @@ class NativeServer:
 
     def __init__(self, request: LoadRequest, model: GgufModel) -> None:
         """Load. Blocking, without the interpreter's lock; raises LoadFailed."""
-        import xllamacpp  # type: ignore[import-untyped]
+        from ekiben_llama_cpp.library import llama
 
         self._folder = os.open(request.scratch, os.O_RDONLY | os.O_DIRECTORY)
         self.socket = _socket_path(request.scratch, self._folder)
-        parameters = xllamacpp.CommonParams()
+        parameters = llama.CommonParams()
         _describe_model(parameters, request, model)
         _describe_service(parameters, request.options, self.socket, alias=request.model.name)
         _describe_devices(parameters, request)
         log = _NativeLog()
         try:
-            self._server: Any = xllamacpp.Server(parameters)
+            self._server: Any = llama.Server(parameters)
         except RuntimeError as error:
             os.close(self._folder)
             reason = log.first_error() or f"{' '.join(str(error).split())} (its log says more)"
@@ -58,7 +58,7 @@ class NativeServer:
 
 
 def _describe_model(parameters: Any, request: LoadRequest, model: GgufModel) -> None:
-    from xllamacpp import ggml_type, llama_flash_attn_type
+    from ekiben_llama_cpp.library import llama
 
     options = request.options
     parameters.model.path = str(request.weights)
@@ -66,11 +66,13 @@ def _describe_model(parameters: Any, request: LoadRequest, model: GgufModel) -> 
     # Not one pool for all: llama.cpp fails every running request when a shared pool overflows.
     parameters.kv_unified = False
     parameters.n_ctx = context_tokens(model, options) * options["parallel"]
-    parameters.n_batch = parameters.n_ubatch = options["batch"]
-    kind = getattr(ggml_type, f"GGML_TYPE_{options['kv_cache'].upper()}")
+    batch = batch_tokens(options, device=request.device.kind)
+    parameters.n_ubatch = batch
+    parameters.n_batch = max(batch, options["parallel"])
+    kind = getattr(llama.ggml_type, f"GGML_TYPE_{options['kv_cache'].upper()}")
     parameters.cache_type_k = parameters.cache_type_v = kind
     attention = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}[options["flash_attention"]]
-    parameters.flash_attn_type = getattr(llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{attention}")
+    parameters.flash_attn_type = getattr(llama.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{attention}")
     parameters.chat_template = template_for(model, options.get("chat_template"))
     parameters.prefill_assistant = False  # a last message of the assistant is answered, not continued
     # Both would cost most of a cold start; what fits is decided before a replica is started.
@@ -104,9 +106,9 @@ def _describe_devices(parameters: Any, request: LoadRequest) -> None:
 
 
 def _require_gpu(kind: str) -> None:
-    from xllamacpp import get_device_info
+    from ekiben_llama_cpp.library import llama
 
-    if not any("GPU" in device["type"].name for device in get_device_info()):
+    if not any("GPU" in device["type"].name for device in llama.get_device_info()):
         raise LoadFailed(
             f"the installed xllamacpp has no support for {kind}: install a build for it, or use device cpu"
         )

@@ -163,6 +163,8 @@ class CallReader:
 
     def finish(self) -> str:
         """The end of the arguments. They are no JSON when the model was cut short."""
+        if self.name is None:
+            return ""
         rest = self._held.rstrip()
         inner = rest.removesuffix("}").rstrip()
         return inner if inner != rest and _is_json(self._told + inner) else rest
