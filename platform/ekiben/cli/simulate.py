@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -57,15 +58,14 @@ def _size(text: str) -> int:
 )
 @click.option(
     "--hours",
-    default=24.0,
-    show_default=True,
+    default=math.inf,
     type=click.FloatRange(min=0, min_open=True),
-    help="How much of the trace, from its start.",
+    help="How much of the trace, from its start; all of it by default.",
 )
 @click.option("--workload", "workloads", multiple=True, help="Only this workload of the trace. Repeatable.")
 @click.option(
     "--most-requests",
-    default=20_000,
+    default=5000,
     show_default=True,
     type=click.IntRange(1),
     help="Thin out a stream that has more: a model that is never idle tells nothing.",

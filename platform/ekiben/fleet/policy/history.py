@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-HALF_LIFE_S: Final = 1800.0
-"""After so long a use counts half."""
+HALF_LIFE_S: Final = 300.0
+"""After so long a use counts half. Much longer, and a burst that is over keeps its model in memory."""
 GAPS_KEPT: Final = 256
 NOTABLE_GAP_S: Final = 30.0
 """A shorter idle time is never worth an unload, and says nothing about the longer ones."""

@@ -54,7 +54,7 @@ class Window:
         at = 0.0
         for gap in gaps[:-1]:
             at += gap / total if total > 0 else 0.0  # a shape may be so extreme that all its draws vanish
-            yield self.start_s + at * WINDOW_S
+            yield self.start_s + min(at, 1.0) * WINDOW_S
 
     def _gap(self, rng: random.Random) -> float:
         if self.dist == "Gamma":
