@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import pytest_asyncio
 from openai.types import Completion
@@ -533,7 +534,7 @@ async def test_leaving_before_the_first_token_frees_the_slot(
     weights: Weights, tmp_path: Path, stream: bool
 ) -> None:
     path = await asyncio.to_thread(weights, MODEL)
-    async with loaded(path, tmp_path, context=8192, parallel=1, batch=64) as model:
+    async with loaded(path, tmp_path, context=8192, parallel=1, batch=16) as model:
         prompt = [{"role": "user", "content": "word " * 6000}]
 
         async def first() -> bytes:
@@ -564,11 +565,15 @@ async def test_those_that_wait_for_a_slot_can_leave_too(model: LlamaModel) -> No
 
 async def test_the_estimate_is_near_what_is_taken(weights: Weights, tmp_path: Path) -> None:
     path = await asyncio.to_thread(weights, MODEL)
-    small = LlamaCpp().estimate_memory(load_order(path, tmp_path, context=512, parallel=1))
-    large = LlamaCpp().estimate_memory(load_order(path, tmp_path, context=4096, parallel=4))
-    assert small.weights_bytes == path.stat().st_size
-    assert large.working_bytes > 16 * 2**20 * 20
-    assert large.weights_bytes == small.weights_bytes
+    options = {"context": 8192, "parallel": 4}
+    estimate = LlamaCpp().estimate_memory(load_order(path, tmp_path, **options))
+    assert estimate.weights_bytes == path.stat().st_size
+    before = psutil.Process().memory_info().rss
+    async with loaded(path, tmp_path, **options) as model:
+        await whole_chat(model, messages=FRUITS, max_tokens=1)
+        taken = psutil.Process().memory_info().rss - before
+    assert 0.8 * taken < estimate.total_bytes < 1.3 * taken
+    assert psutil.Process().memory_info().rss - before < 0.2 * taken, "unloading must give it back"
 
 
 async def test_a_socket_far_down_the_tree_is_reached(weights: Weights, tmp_path: Path) -> None:
