@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,12 @@ import pytest
 from ekiben.catalog.specs import resolve_model
 from ekiben.catalog.weights import WeightsStore
 from ekiben.plugins.discovery import discover
+
+
+def pytest_configure() -> None:
+    """A run in the background ignores Ctrl-C, and so would every command that a test interrupts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
