@@ -49,7 +49,7 @@ class Settings(BaseModel):
     )
     threads: int = Field(0, ge=0, description="CPU threads of one replica; 0: all that the process may use")
     zygote: str = Field(
-        "off",
+        "auto",
         pattern="^(auto|off)$",
         description="auto: fork replicas from a warm process per engine; off: start each afresh",
     )

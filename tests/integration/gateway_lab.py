@@ -22,7 +22,7 @@ from uvicorn.server import ServerState
 
 from ekiben.catalog.catalog import Catalog
 from ekiben.errors import EkibenError, ModelNotReady
-from ekiben.fleet.types import Address, Lease, ModelStatus, Progress, ReplicaStatus, State
+from ekiben.fleet.types import Address, Lease, ModelStatus, Progress, ReplicaStatus, State, ZygoteStatus
 from ekiben.gateway.app import Gateway
 from ekiben.gateway.http_protocol import HttpProtocol
 from ekiben.gateway.watchdog import Patience
@@ -117,6 +117,9 @@ class FakeFleet:
 
     def snapshot(self) -> list[ModelStatus]:
         return [self.status(spec.name) for spec in self.catalog.specs()]
+
+    def zygotes(self) -> list[ZygoteStatus]:
+        return [ZygoteStatus(engine="glove", pid=7, warm=True, memory_bytes=1000)]
 
     async def load(self, model: str, *, wait_s: float | None = None) -> ModelStatus:
         self.calls.append(("load", model))

@@ -137,8 +137,10 @@ async def test_the_log_is_shown_from_its_end(lab: Lab) -> None:
 
 
 async def test_replicas_are_listed(lab: Lab) -> None:
-    (replica,) = (await lab.ask("GET", "/api/replicas")).json()["replicas"]
+    listed = (await lab.ask("GET", "/api/replicas")).json()
+    (replica,) = listed["replicas"]
     assert (replica["id"], replica["model"], replica["state"]) == ("r1", CHAT, "ready")
+    assert listed["zygotes"] == [{"engine": "glove", "pid": 7, "warm": True, "memory_bytes": 1000}]
 
 
 async def test_engines_are_listed_with_those_that_cannot_be_used() -> None:

@@ -15,7 +15,7 @@ from ekiben.errors import EkibenError, FetchFailed, LoadFailed, ModelNotFound, M
 from ekiben.fleet.core import FleetCore
 from ekiben.fleet.launcher import Plan
 from ekiben.fleet.supervisor import Supervisor
-from ekiben.fleet.types import Address, State
+from ekiben.fleet.types import Address, State, ZygoteStatus
 from ekiben.runtime.protocol import Report, Stage
 
 
@@ -110,6 +110,9 @@ class FakeLauncher:
         self.processes.append(process)
         self.launched.set()
         return process
+
+    def zygotes(self) -> Sequence[ZygoteStatus]:
+        return ()
 
     def close(self) -> None:
         self.closed = True

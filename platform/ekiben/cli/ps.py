@@ -1,4 +1,4 @@
-"""`ekiben ps`: what runs, and what is on its way."""
+"""`ekiben ps`: what runs, what is on its way, and what is kept warm for it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from ekiben.cli.session import Session
 @click.pass_obj
 def ps(session: Session, as_json: bool) -> None:
     """Show the models that run, are starting, or failed to."""
-    models = [m for m in session.platform().get("/api/models")["models"] if m["state"] != "cold"]
+    platform = session.platform()
+    models = [m for m in platform.get("/api/models")["models"] if m["state"] != "cold"]
     if as_json:
         echo_json(models)
         return
     titles = ("MODEL", "STATE", "STAGE", "ENGINE", "MEMORY", "IN FLIGHT", "WAITING", "UNLOADS IN")
     echo_table(titles, [_row(model) for model in models], empty="no model runs: the first request starts one")
+    for zygote in platform.get("/api/replicas")["zygotes"]:
+        click.echo(f"kept warm: {zygote['engine']}, {format_bytes(zygote['memory_bytes'])}")
     for model in models:
         if model.get("error"):
             click.echo(f"{model['name']}: {model['error']}", err=True)

@@ -11,6 +11,7 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -80,17 +81,26 @@ class GgufModel:
 
 
 def read_gguf(path: Path) -> GgufModel:
-    """Read the header. Raises ConfigError: `not a GGUF file: …` or `broken GGUF file: …`."""
+    """Read the header. Raises ConfigError: `not a GGUF file: …` or `broken GGUF file: …`.
+
+    A file that was just read, and has not changed, is not read again.
+    """
     try:
-        with path.open("rb") as file:
-            header = _Header(file, size_bytes=path.stat().st_size)
-            return _describe(header.read())
+        status = path.stat()
+        return _read_gguf(path, status.st_size, status.st_mtime_ns)
     except _Broken as error:
         raise ConfigError(f"broken GGUF file: {path}: {error}: fetch it again") from None
     except _Foreign as error:
         raise ConfigError(f"not a GGUF file: {path}: {error}") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+
+
+@lru_cache(maxsize=4)
+def _read_gguf(path: Path, size_bytes: int, changed_ns: int) -> GgufModel:
+    """The last argument is only there to tell one state of the file from the next."""
+    with path.open("rb") as file:
+        return _describe(_Header(file, size_bytes=size_bytes).read())
 
 
 def shards(path: Path) -> list[Path]:

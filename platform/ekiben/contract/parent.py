@@ -26,10 +26,10 @@ def die_with_parent(parent_pid: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def adopt_orphans() -> None:
-    """Become the parent of descendants whose own parents end. Raises OSError where the system cannot.
+def adopt_orphans(adopt: bool = True) -> None:
+    """Become the parent of descendants whose own parents end, or no longer.
 
-    Whoever calls this must wait for them.
+    Whoever calls this must wait for them. Raises OSError where the system cannot.
     """
-    if _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+    if _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "orphans cannot be adopted on this system")

@@ -126,8 +126,8 @@ class _Stamp:
 
     @classmethod
     def now(cls) -> _Stamp:
-        folders = filter(Path.is_dir, map(Path, sys.path))
-        return cls(tuple(folder.stat().st_mtime_ns for folder in folders))
+        folders = {Path(path) for path in sys.path if Path(path).name in ("site-packages", "dist-packages")}
+        return cls(tuple(folder.stat().st_mtime_ns for folder in sorted(folders) if folder.is_dir()))
 
 
 class _Seat:

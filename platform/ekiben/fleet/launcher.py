@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from ekiben.fleet.berths import Berth, Berths, Plan, log_path
 from ekiben.fleet.processes import ReplicaProcess
-from ekiben.fleet.types import Address
+from ekiben.fleet.types import Address, ZygoteStatus
 from ekiben.runtime.protocol import Report
 
 __all__ = ["Launcher", "Plan", "Process", "SpawnLauncher", "log_path", "spawn"]
@@ -56,6 +56,9 @@ class Launcher(Protocol):
         """Start a process; returns at once. `on_exit` is called exactly once, after the last report,
         with the reason in words. Raises OSError when no process can be started."""
 
+    def zygotes(self) -> Sequence[ZygoteStatus]:
+        """The warm processes that it keeps."""
+
     def close(self) -> None:
         """Remove what is left on disk. Only after every process has ended."""
 
@@ -83,6 +86,9 @@ class SpawnLauncher:
             process.abandon()
             raise
         return process
+
+    def zygotes(self) -> Sequence[ZygoteStatus]:
+        return ()
 
     def close(self) -> None:
         self._berths.close()

@@ -139,6 +139,7 @@ class Orphans:
 
     def close(self) -> None:
         self._timer.cancel()
+        adopt_orphans(False)
 
     def _go_round(self) -> None:
         ended = set(filter(_is_zombie, child_pids()))

@@ -46,7 +46,7 @@ from ekiben.fleet.events import (
 from ekiben.fleet.feed import Feed
 from ekiben.fleet.launcher import Launcher, Plan, Process, log_path
 from ekiben.fleet.status import ReplicaFacts, model_status
-from ekiben.fleet.types import Address, Lease, ModelStatus, Progress
+from ekiben.fleet.types import Address, Lease, ModelStatus, Progress, ZygoteStatus
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +143,9 @@ class Supervisor:
     def snapshot(self) -> Sequence[ModelStatus]:
         now = self._clock.monotonic()
         return [model_status(s, self._core, self._replicas, now=now) for s in self._specs()]
+
+    def zygotes(self) -> Sequence[ZygoteStatus]:
+        return self._launcher.zygotes()
 
     async def load(self, model: str, *, wait_s: float | None = None) -> ModelStatus:
         spec = self._models.get(model).spec

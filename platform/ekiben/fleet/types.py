@@ -140,6 +140,9 @@ class FleetPort(Protocol):
     def snapshot(self) -> Sequence[ModelStatus]:
         """All models of the catalog, by name. Advisory."""
 
+    def zygotes(self) -> Sequence[ZygoteStatus]:
+        """The warm processes that wait to be forked. Advisory."""
+
     async def load(self, model: str, *, wait_s: float | None = None) -> ModelStatus:
         """Bring a model up without a request; as `acquire`, but leaves no lease. `wait_s=0`: do not wait."""
 

@@ -111,13 +111,13 @@ class Zygote:
 
     def stop(self) -> None:
         """End it. Its replicas live on. Waits for the kernel only."""
-        self._end("it was stopped")
-
-    def fail(self, reason: str) -> None:
-        """End it because it is of no use; idempotent."""
         if not self._ended:
-            self._end(reason)
-            self._on_end(reason)
+            self._end("it was stopped")
+
+    def fail(self, reason: str | None) -> None:
+        """End it because it is of no use; idempotent. Without a reason: it has ended by itself."""
+        if not self._ended:
+            self._on_end(self._end(reason))
 
     def _hear(self) -> None:
         try:
@@ -127,7 +127,7 @@ class Zygote:
         except OSError:
             data = b""
         if not data:
-            self.fail("")
+            self.fail(None)
             return
         try:
             self._take(ZygoteNews.model_validate_json(data))
@@ -150,24 +150,12 @@ class Zygote:
             if not answer.done():
                 answer.set_exception(ZygoteFailed(news.error or "it gave no process"))
         elif answer.done():  # nobody waits for it any more
-            self._discard(news.pid)
+            os.kill(news.pid, signal.SIGKILL)
+            wait_for_child(news.pid)
         else:
             answer.set_result(news.pid)
 
-    def _discard(self, pid: int) -> None:
-        os.kill(pid, signal.SIGKILL)
-        pid_fd = os.pidfd_open(pid)
-
-        def reap() -> None:
-            self._loop.remove_reader(pid_fd)
-            os.close(pid_fd)
-            wait_for_child(pid)
-
-        self._loop.add_reader(pid_fd, reap)
-
-    def _end(self, reason: str) -> None:
-        if self._ended:
-            return
+    def _end(self, reason: str | None) -> str:
         self._ended = True
         self._deadline.cancel()
         self._loop.remove_reader(self._control)
@@ -175,14 +163,17 @@ class Zygote:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         code = self._child.wait()
+        _reap_group(self.pid)
         self._drain()
         self._control.close()
-        failure = ZygoteFailed(reason or describe_exit(code))
+        reason = reason or describe_exit(code)
+        failure = ZygoteFailed(reason)
         if not self._warm.done():
             self._warm.set_exception(failure)
         for answer in self._answers:
             if not answer.done():
                 answer.set_exception(failure)
+        return reason
 
     def _drain(self) -> None:
         """What it answered last; of processes that nobody waits for any more, too."""
@@ -195,6 +186,13 @@ class Zygote:
             if news is None or not self._answers:
                 return
             self._take(news)
+
+
+def _reap_group(group: int) -> None:
+    """Wait for the killed processes of a group, which came here when their parent died."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-group, 0)
 
 
 def _command(control_fd: int, engine: str, bento: Path, folder: Path) -> list[str]:

@@ -167,7 +167,8 @@ class Api:
 
     async def _list_replicas(self, exchange: Exchange, _: str) -> None:
         replicas = [asdict(r) for status in self._fleet.snapshot() for r in status.replicas]
-        await exchange.answer(json_answer({"replicas": replicas}))
+        zygotes = [asdict(zygote) for zygote in self._fleet.zygotes()]
+        await exchange.answer(json_answer({"replicas": replicas, "zygotes": zygotes}))
 
     async def _list_engines(self, exchange: Exchange, _: str) -> None:
         await exchange.answer(json_answer(await asyncio.to_thread(self._engines)))

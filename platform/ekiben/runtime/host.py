@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,7 @@ from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest
 from ekiben.contract.manifest import Manifest, problems
 from ekiben.contract.model import Ability, ModelSpec, Variant
 from ekiben.errors import EkibenError, EngineNotInstalled, LoadFailed
-from ekiben.plugins.discovery import Plugin, discover, load_object
+from ekiben.plugins.discovery import Plugin, Plugins, discover, load_object
 from ekiben.runtime.protocol import Order, Report, Stage
 from ekiben.runtime.signals import stopping_at_once
 
@@ -183,8 +184,14 @@ def _device(manifest: Manifest, text: str) -> Device:
     return Device(kind, int(index or 0))
 
 
+@cache
+def installed() -> Plugins:
+    """The plugins, as they were when first asked for: a replica's do not change, and looking takes time."""
+    return discover()
+
+
 def _plugin(engine_id: str) -> Plugin:
-    plugins = discover()
+    plugins = installed()
     plugin = plugins.engines().get(engine_id)
     if plugin is not None and not plugin.missing:
         return plugin

@@ -88,7 +88,7 @@ def prepare_process(order: Order) -> None:
 
 
 def export_folder(folder: Path) -> None:
-    """Tell libraries to keep to this folder."""
+    """Tell libraries to keep to this folder, and to themselves what they see."""
     scratch, metrics = folder / SCRATCH, folder / "metrics"
     for made in (scratch, metrics):
         made.mkdir(mode=0o700, exist_ok=True)
@@ -96,6 +96,7 @@ def export_folder(folder: Path) -> None:
         {
             "BENTOML_DO_NOT_TRACK": "True",
             "BENTOML_HOME": str(folder / "bentoml"),
+            "ORT_DISABLE_TELEMETRY": "1",
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
             "TMPDIR": str(scratch),
         }

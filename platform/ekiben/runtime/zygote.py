@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from ekiben.contract.parent import die_with_parent
-from ekiben.plugins.discovery import Plugin, discover, load_object
+from ekiben.plugins.discovery import Plugin, load_object
 from ekiben.runtime.protocol import ForkRequest, Order, ZygoteNews
 from ekiben.settings import export
 
@@ -54,6 +54,7 @@ class Zygote:
     """Warm once it is made. Raises whatever the imports raise, and RuntimeError if they start threads."""
 
     def __init__(self, engine_id: str, *, control: socket.socket, bento: Path, folder: Path) -> None:
+        from ekiben.runtime.host import installed
         from ekiben.runtime.replica import export_folder, load_service, log_to_standard_error
 
         log_to_standard_error()
@@ -62,7 +63,7 @@ class Zygote:
         self._bento = bento
         self._service: EkibenService = load_service(bento)
         self._service.prebuild()
-        _import_engine(discover().engines()[engine_id])
+        _import_engine(installed().engines()[engine_id])
         _import_server()
         _stop_idle_threads()
         if (threads := _thread_count()) > 1:
@@ -170,8 +171,16 @@ def _import_engine(plugin: Plugin) -> None:
 
 
 def _import_server() -> None:
-    """What uvicorn, asyncio and Starlette import when they begin."""
+    """What uvicorn, asyncio, Starlette and BentoML import when they begin."""
     for name in (
+        "_bentoml_impl.client",
+        "anyio._backends._asyncio",
+        "anyio.from_thread",
+        "bentoml._internal.server.metrics.prometheus",
+        "bentoml.container",
+        "importlib.resources.readers",
+        "prometheus_client.multiprocess",
+        "prometheus_client.parser",
         "ekiben.runtime.metrics",
         "ekiben.runtime.server",
         "concurrent.futures.thread",
@@ -207,9 +216,9 @@ def _take_streams(log_fd: int) -> None:
 
 def _seed_generators() -> None:
     """Python seeds its own after a fork; torch begins every process with the same seed anyway."""
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
 
 
 if __name__ == "__main__":

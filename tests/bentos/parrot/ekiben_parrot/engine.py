@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import signal
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -51,6 +52,10 @@ class TameParrot:
         return self._speak(request, request.body["prompt"])
 
     async def _speak(self, request: TextRequest, text: str) -> AsyncGenerator[bytes, None]:
+        if text == "roll":
+            import numpy as np
+
+            text = f"{random.random()} {np.random.random()}"
         if text == "break":
             raise RuntimeError("a secret of the cage")
         if not request.stream:

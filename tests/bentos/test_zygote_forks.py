@@ -1,0 +1,309 @@
+"""Replicas forked from a zygote, with a parrot for an engine: what they share, and what they must not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from ekiben.fleet import fork_launcher, zygote
+from ekiben.fleet.berths import Berths, Plan
+from ekiben.fleet.fork_launcher import ForkLauncher
+from ekiben.fleet.processes import child_pids
+from ekiben.runtime.protocol import Report, Stage
+from tests.bentos.processes import PARROT, ROOT, parrot_spec
+
+WAIT_S = 60.0
+Pair = tuple["Forked", "Forked"]
+
+
+class Forked:
+    """One replica, as the supervisor sees it."""
+
+    def __init__(self, launcher: ForkLauncher, number: int, plan: Plan) -> None:
+        self.reports: asyncio.Queue[Report] = asyncio.Queue()
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.process = launcher.launch(
+            f"r{number}", plan=plan, on_report=self.reports.put_nowait, on_exit=self.ended.set_result
+        )
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
+    def system_process(self) -> psutil.Process:
+        return psutil.Process(self.pid)
+
+    async def ready(self) -> Forked:
+        async with asyncio.timeout(WAIT_S):
+            while (report := await self.reports.get()).stage is not Stage.READY:
+                assert report.stage is not Stage.FAILED, report.error
+        return self
+
+    async def end(self) -> str:
+        self.process.terminate()
+        async with asyncio.timeout(WAIT_S):
+            return await self.ended
+
+    async def say(self, text: str) -> str:
+        body = {"model": "polly", "messages": [{"role": "user", "content": text}]}
+        response = await self.ask("POST", "/v1/chat/completions", json=body)
+        answer: str = response.json()["choices"][0]["message"]["content"]
+        return answer
+
+    async def ask(self, method: str, path: str, *, json: object = None) -> httpx.Response:
+        transport = httpx.AsyncHTTPTransport(uds=self.process.address.location)
+        async with httpx.AsyncClient(transport=transport, base_url="http://replica") as client:
+            return await client.request(method, path, json=json)
+
+
+class Fleet:
+    def __init__(self, folder: Path, launcher: ForkLauncher) -> None:
+        self.folder = folder
+        self.launcher = launcher
+        self.started: list[Forked] = []
+        (folder / "cracker").write_bytes(b"cracker")
+
+    def start(self, **options: object) -> Forked:
+        plan = Plan(
+            model=parrot_spec(self.folder / "cracker", **options),
+            variant=0,
+            weights=self.folder / "cracker",
+            bento=ROOT / "bentos" / "llm",
+            device="cpu",
+            threads=1,
+        )
+        self.started.append(Forked(self.launcher, len(self.started), plan))
+        return self.started[-1]
+
+    def zygote_pid(self) -> int:
+        (status,) = self.launcher.zygotes()
+        return status.pid
+
+    async def close(self) -> None:
+        for forked in self.started:
+            if not forked.ended.done():
+                forked.process.kill()
+        async with asyncio.timeout(WAIT_S):
+            await asyncio.gather(*(forked.ended for forked in self.started))
+        self.launcher.close()
+
+
+MakeFleet = Callable[..., Awaitable[Fleet]]
+
+
+@pytest.fixture
+async def make_fleet(folder: Path, parrot_path: str) -> AsyncIterator[MakeFleet]:
+    """`await make_fleet(parrot=folder, idle_s=1)`: the folder is of a parrot other than the usual one."""
+    made: list[Fleet] = []
+    before = set(child_pids())
+
+    async def make(*, parrot: Path = PARROT, idle_s: float = 600.0) -> Fleet:
+        (folder / "logs").mkdir()
+        path = parrot_path.replace(str(PARROT), str(parrot))
+        launcher = ForkLauncher(
+            berths=Berths(run_folder=folder / "run", log_folder=folder / "logs"),
+            environment={**os.environ, "PYTHONPATH": path},
+            log_folder=folder / "logs",
+            idle_s=idle_s,
+        )
+        made.append(Fleet(folder, launcher))
+        return made[-1]
+
+    yield make
+    for fleet in made:
+        await fleet.close()
+    assert set(child_pids()) <= before, "a process is left, or was not waited for"
+    assert not list((folder / "run").iterdir())
+
+
+@pytest.fixture
+async def fleet(make_fleet: MakeFleet) -> Fleet:
+    return await make_fleet()
+
+
+@pytest.fixture
+async def pair(fleet: Fleet) -> Pair:
+    """Two replicas of one zygote."""
+    first, second = fleet.start(), fleet.start()
+    return await first.ready(), await second.ready()
+
+
+async def test_replica_is_forked_and_belongs_to_the_platform(fleet: Fleet) -> None:
+    forked = await fleet.start().ready()
+    (status,) = fleet.launcher.zygotes()
+    assert (status.engine, status.warm) == ("parrot", True)
+    assert status.memory_bytes is not None and status.memory_bytes > 10**7
+    assert forked.system_process.ppid() == os.getpid()
+    assert os.getsid(forked.pid) == forked.pid
+    assert f"{status.pid}" in " ".join(map(str, child_pids()))
+    assert psutil.Process(status.pid).num_threads() == 1
+    assert await forked.say("hello there") == "hello there"
+    assert await forked.end() == "the process ended with exit code 0"
+
+
+async def test_fork_inherits_no_descriptor_of_the_zygote_or_of_others(pair: Pair) -> None:
+    ends = [{str(fd.readlink()) for fd in Path(f"/proc/{forked.pid}/fd").iterdir()} for forked in pair]
+    shared = {end for end in ends[0] & ends[1] if end.startswith(("socket:", "pipe:"))}
+    assert not shared
+
+
+async def test_forks_count_their_own_requests(pair: Pair) -> None:
+    first, second = pair
+    await first.say("one")
+    for _ in range(3):
+        await second.say("two")
+    counts = []
+    for forked in pair:
+        metrics = (await forked.ask("GET", "/metrics")).text
+        found = re.search(
+            r'^ekiben_replica_requests_total\{route="/v1/chat/completions".*\} (\S+)$', metrics, re.M
+        )
+        assert found is not None, metrics
+        counts.append(float(found[1]))
+    assert counts == [1.0, 3.0]
+
+
+async def test_forks_draw_different_random_numbers(pair: Pair) -> None:
+    first, second = [(await forked.say("roll")).split() for forked in pair]
+    assert first[0] != second[0], "Python's"
+    assert first[1] != second[1], "numpy's"
+
+
+async def test_failing_load_is_told_and_harms_nobody_else(fleet: Fleet) -> None:
+    failing = fleet.start(load="fails")
+    async with asyncio.timeout(WAIT_S):
+        assert await failing.ended == "the process ended with exit code 3"
+    reports = [failing.reports.get_nowait() for _ in range(failing.reports.qsize())]
+    assert reports[-1].error == "the parrot is not hungry: try another cracker"
+    assert await (await fleet.start().ready()).say("hello") == "hello"
+
+
+async def test_replica_outlives_its_zygote_and_the_next_is_spawned(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fork_launcher, "FIRST_PAUSE_S", 0.5)
+    first = await fleet.start().ready()
+    os.kill(fleet.zygote_pid(), signal.SIGKILL)
+    await _until(lambda: not fleet.launcher.zygotes())
+    assert "ended by signal SIGKILL" in caplog.text and "replicas are spawned" in caplog.text
+    assert await first.say("still here") == "still here"
+    second = await fleet.start().ready()
+    assert not fleet.launcher.zygotes()
+    assert "ekiben.runtime.replica" in second.system_process.cmdline()
+    third = await fleet.start().ready()
+    assert "ekiben.runtime.zygote" in third.system_process.cmdline()
+    for forked in (first, second, third):
+        assert await forked.end() == "the process ended with exit code 0"
+
+
+async def test_zygote_that_hangs_is_given_up(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(zygote, "ANSWER_S", 0.3)
+    await fleet.start().ready()
+    hung = fleet.zygote_pid()
+    os.kill(hung, signal.SIGSTOP)
+    assert await (await fleet.start().ready()).say("hello") == "hello"
+    assert "did not answer" in caplog.text
+    assert not psutil.pid_exists(hung)
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        ("raise RuntimeError('squawk')", "RuntimeError: squawk"),
+        ("import os; os._exit(7)", "the process ended with exit code 7"),
+        (
+            "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
+            "an import has started threads: there are 2",
+        ),
+    ],
+)
+async def test_broken_preload_is_told_and_replicas_are_spawned(
+    make_fleet: MakeFleet, tmp_path: Path, caplog: pytest.LogCaptureFixture, module: str, reason: str
+) -> None:
+    parrot = tmp_path / "parrot"
+    shutil.copytree(PARROT, parrot)
+    (parrot / "odd_feathers.py").write_text(module)
+    manifest = parrot / "ekiben_parrot" / "plugin.toml"
+    text = manifest.read_text().replace("[engine]\n", '[engine]\npreload = ["odd_feathers"]\n')
+    manifest.write_text(text)
+    fleet = await make_fleet(parrot=parrot)
+    forked = await fleet.start().ready()
+    assert "ekiben.runtime.replica" in forked.system_process.cmdline()
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == 1 and reason in warnings[0]
+
+
+async def test_start_that_is_withdrawn_leaves_nothing(fleet: Fleet) -> None:
+    early = fleet.start()
+    early.process.kill()
+    async with asyncio.timeout(WAIT_S):
+        assert await early.ended == "it was stopped before it had a process"
+    waiting = fleet.start()
+    await _until(lambda: bool(fleet.launcher.zygotes()))
+    waiting.process.terminate()
+    async with asyncio.timeout(WAIT_S):
+        assert await waiting.ended == "it was stopped before it had a process"
+    await fleet.start().ready()
+    asked = fleet.start()
+    await asyncio.sleep(0)  # the request is on its way
+    asked.process.kill()
+    async with asyncio.timeout(WAIT_S):
+        assert await asked.ended == "it was stopped before it had a process"
+    await _until(lambda: len(child_pids()) == 2)  # the zygote and the one that is ready
+
+
+async def test_zygote_of_an_idle_engine_is_stopped_and_its_replica_is_not(make_fleet: MakeFleet) -> None:
+    fleet = await make_fleet(idle_s=0.2)
+    # The clock runs from the last start on, so this one may find its zygote gone, and is spawned then.
+    forked = await fleet.start().ready()
+    await _until(lambda: not fleet.launcher.zygotes())
+    assert await forked.say("hello") == "hello"
+
+
+async def test_zygote_is_replaced_when_what_is_installed_changes(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = tmp_path / "site-packages"
+    packages.mkdir()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(packages)])
+    first = await fleet.start().ready()
+    before = fleet.zygote_pid()
+    await fleet.start().ready()
+    assert fleet.zygote_pid() == before
+    (packages / "new_package").mkdir()
+    await fleet.start().ready()
+    assert fleet.zygote_pid() != before
+    assert await first.say("hello") == "hello"
+
+
+async def test_thirty_starts_leave_no_trace(fleet: Fleet) -> None:
+    await (await fleet.start().ready()).end()
+    files = psutil.Process().num_fds()
+    zygote_files = psutil.Process(fleet.zygote_pid()).num_fds()
+    for _ in range(30):
+        await (await fleet.start().ready()).end()
+    assert psutil.Process().num_fds() == files
+    assert psutil.Process(fleet.zygote_pid()).num_fds() == zygote_files
+    assert psutil.Process(fleet.zygote_pid()).children() == []
+    assert child_pids() == [fleet.zygote_pid()]
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not true():  # noqa: ASYNC110 - of processes, which set no events
+            await asyncio.sleep(0.02)
