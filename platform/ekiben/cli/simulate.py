@@ -65,7 +65,7 @@ def _size(text: str) -> int:
 @click.option("--workload", "workloads", multiple=True, help="Only this workload of the trace. Repeatable.")
 @click.option(
     "--most-requests",
-    default=5000,
+    default=1400,
     show_default=True,
     type=click.IntRange(1),
     help="Thin out a stream that has more: a model that is never idle tells nothing.",
