@@ -45,6 +45,7 @@ from ekiben.fleet.events import (
 )
 from ekiben.fleet.feed import Feed
 from ekiben.fleet.launcher import Launcher, Plan, Process, log_path
+from ekiben.fleet.page_cache import prefetch
 from ekiben.fleet.status import ReplicaFacts, model_status
 from ekiben.fleet.types import Address, Lease, ModelStatus, Progress, ZygoteStatus
 
@@ -349,6 +350,7 @@ class Supervisor:
 
     def _launch(self, effect: Launch) -> None:
         plan = self._prepared.pop(effect.model)
+        asyncio.get_running_loop().run_in_executor(None, prefetch, plan.weights)
         replica_id = effect.replica_id
         try:
             process = self._launcher.launch(
