@@ -14,7 +14,7 @@ from typing import Final
 from ekiben.fleet.policy.history import NOTABLE_GAP_S
 
 PRICE_BYTES: Final = 550e9
-"""Over recorded traffic of 100 requests a day this waits less than a keep-alive of 5 minutes, with less memory."""
+"""Where models get 100 recorded requests a day, less waiting and less memory than 5 minutes for all."""
 LONGEST_S: Final = 4 * 3600.0
 MARGIN: Final = 1.02
 """An idle time as long as a past one should just be outlived."""
