@@ -116,7 +116,7 @@ async def test_routes_are_documented_and_documented_routes_exist(tmp_path: Path)
         routes = {f"{route.method} {route.path}" for route in gateway.router.routes}
     finally:
         await app.stop()
-    section = REFERENCE.partition("## Routes")[2].partition("## States")[0]
+    section = REFERENCE.partition("## Routes")[2].partition("## Commands")[0]
     documented = {
         re.sub(r"\{\w+\}", "{}", text) for text in re.findall(r"^\| `([A-Z]+ [^`]+)`", section, re.M)
     }
