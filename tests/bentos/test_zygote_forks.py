@@ -182,6 +182,12 @@ async def test_forks_draw_different_random_numbers(pair: Pair) -> None:
     assert first[1] != second[1], "numpy's"
 
 
+async def test_forks_have_a_bentoml_home_of_their_own(pair: Pair) -> None:
+    for forked in pair:
+        home = Path(forked.process.address.location).parent / "bentoml"
+        assert await forked.say("home") == f"{home} {home / 'task_result.db'} {home / 'models'}"
+
+
 async def test_failing_load_is_told_and_harms_nobody_else(fleet: Fleet) -> None:
     failing = fleet.start(load="fails")
     async with asyncio.timeout(WAIT_S):

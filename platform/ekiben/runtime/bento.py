@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import bentoml
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.models import ModelStore
 from bentoml.exceptions import BentoMLConfigException
 from pydantic import BaseModel, ConfigDict
 
@@ -86,6 +88,16 @@ class EkibenService(bentoml.Service[Any]):  # type: ignore[misc] # no types come
         if (path := load_standalone_settings().order) is not None:
             return assignment_of(Order.model_validate_json(path.read_bytes()))
         return await standalone.assign(self.family, argument=self.arguments.model)
+
+
+def move_home(home: Path) -> None:
+    """Tell BentoML of another home: it has looked already, in the process that this one is a fork of."""
+    for name in ("bentos", "envs", "models", "tmp"):
+        (home / name).mkdir(parents=True, exist_ok=True)
+    models = home / "models"
+    BentoMLContainer.bentoml_home.set(str(home))
+    BentoMLContainer.model_store_dir.set(str(models))
+    BentoMLContainer.model_store.set(ModelStore(models))
 
 
 def _report_of_worker(report: Report) -> None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+BENTOML_HOME: Final = "bentoml"
+"""In the replica's folder."""
 EXIT_USAGE: Final = 2
 EXIT_FAILED: Final = 3
 
@@ -95,7 +97,7 @@ def export_folder(folder: Path) -> None:
     export(
         {
             "BENTOML_DO_NOT_TRACK": "True",
-            "BENTOML_HOME": str(folder / "bentoml"),
+            "BENTOML_HOME": str(folder / BENTOML_HOME),
             "ORT_DISABLE_TELEMETRY": "1",
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
             "TMPDIR": str(scratch),
@@ -104,6 +106,10 @@ def export_folder(folder: Path) -> None:
 
 
 async def _serve(order: Order, report: ReportPipe, service: EkibenService | None) -> None:
+    if service is not None:
+        from ekiben.runtime.bento import move_home
+
+        move_home(order.folder / BENTOML_HOME)
     stages = _Stages("python" if service is None else "fork", order.folder / ORDER_FILE)
     service = service or load_service(order.bento)
     stages.end("imports")

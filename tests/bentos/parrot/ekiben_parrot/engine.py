@@ -56,6 +56,12 @@ class TameParrot:
             import numpy as np
 
             text = f"{random.random()} {np.random.random()}"
+        if text == "home":
+            from bentoml._internal.configuration.containers import BentoMLContainer as Bento
+
+            text = (
+                f"{Bento.bentoml_home.get()} {Bento.result_store_file.get()} {Bento.model_store.get()._path}"
+            )
         if text == "break":
             raise RuntimeError("a secret of the cage")
         if not request.stream:
