@@ -207,6 +207,12 @@ def test_allowed_tools_leave_the_others_out() -> None:
     ("body", "param", "error"),
     [
         ({"tool_choice": "required"}, "tool_choice", InvalidRequest),
+        ({"tools": [function('f"}')]}, "tools.0.function.name", InvalidRequest),
+        (
+            {"tools": [function("f", {"enum": list(range(1000))})]},
+            "tools.0.function.parameters",
+            InvalidRequest,
+        ),
         ({"tools": [WEATHER], "tool_choice": function("other")}, "tool_choice", InvalidRequest),
         (
             {"tools": [WEATHER, {"type": "custom", "custom": {"name": "c"}}]},

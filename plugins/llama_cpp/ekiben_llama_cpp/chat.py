@@ -14,6 +14,7 @@ from uuid import uuid4
 from ekiben.contract import InvalidRequest, TextRequest, UnsupportedParameter
 from ekiben_llama_cpp.draft import ChatDraft, Draft
 from ekiben_llama_cpp.parameters import sampling, seeds
+from ekiben_llama_cpp.schemas import check_schema
 from ekiben_llama_cpp.tools import CallReader, plan_tools
 from ekiben_llama_cpp.usage import total_usage
 
@@ -197,8 +198,11 @@ def _translate(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _response_format(response_format: Mapping[str, Any]) -> Mapping[str, Any]:
-    if response_format["type"] == "json_schema" and response_format["json_schema"].get("schema") is None:
-        return {"type": "json_object"}
+    if response_format["type"] == "json_schema":
+        schema = response_format["json_schema"].get("schema")
+        if schema is None:
+            return {"type": "json_object"}
+        check_schema(schema, "response_format.json_schema.schema")
     return response_format
 
 

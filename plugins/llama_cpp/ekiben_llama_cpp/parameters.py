@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import Any, Final
 
-from ekiben.contract import InvalidRequest, UnsupportedParameter
+from ekiben.contract import UnsupportedParameter
 
 OPENAI_SAMPLING: Final = frozenset(
     {"frequency_penalty", "logit_bias", "presence_penalty", "stop", "temperature", "top_p"}
@@ -20,7 +20,6 @@ LLAMA_SAMPLING: Final = frozenset(
         "dry_sequence_breakers",
         "dynatemp_exponent",
         "dynatemp_range",
-        "grammar",
         "ignore_eos",
         "min_keep",
         "min_p",
@@ -37,10 +36,7 @@ LLAMA_SAMPLING: Final = frozenset(
         "xtc_threshold",
     }
 )
-"""Extensions of llama.cpp's own, checked by it."""
-
-MAX_GRAMMAR: Final = 2**16
-"""Characters."""
+"""Extensions of llama.cpp's own, checked by it. Without `grammar`: a nested one overflows its stack."""
 
 _PASSED: Final = OPENAI_SAMPLING | LLAMA_SAMPLING
 _NEEDLESS: Final = frozenset(
@@ -84,8 +80,6 @@ def sampling(body: Mapping[str, Any], *, translated: Set[str]) -> dict[str, Any]
                 f"{name[:64]!r} cannot be honoured by llama.cpp: leave it out", param=name[:64]
             )
         passed[name] = value
-    if len(str(passed.get("grammar", ""))) > MAX_GRAMMAR:
-        raise InvalidRequest(f"'grammar' may have {MAX_GRAMMAR} characters at most", param="grammar")
     return passed
 
 

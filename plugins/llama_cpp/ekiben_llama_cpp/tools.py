@@ -14,7 +14,9 @@ from typing import Any, Final
 from uuid import uuid4
 
 from ekiben.contract import InvalidRequest, UnsupportedParameter
+from ekiben_llama_cpp.schemas import check_schema
 
+_TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NO_PARAMETERS: Final[Mapping[str, Any]] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
@@ -60,6 +62,12 @@ def _check_tool(tool: Mapping[str, Any], index: int) -> None:
         raise UnsupportedParameter(
             f"tools of type {tool['type']!r} cannot be honoured: use functions", param=f"tools.{index}.type"
         )
+    if not _TOOL_NAME.fullmatch(tool["function"]["name"]):
+        raise InvalidRequest(
+            "the name of a function is up to 64 letters, digits, _ and -",
+            param=f"tools.{index}.function.name",
+        )
+    check_schema(tool["function"].get("parameters"), f"tools.{index}.function.parameters")
 
 
 def _chosen(
