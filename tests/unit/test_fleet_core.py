@@ -15,7 +15,7 @@ from ekiben.errors import (
     ReplicaDied,
     ShuttingDown,
 )
-from ekiben.fleet.core import STRIKES_BEFORE_BACKOFF, TERMINATE_GRACE_S, FleetCore
+from ekiben.fleet.core import STRIKES_BEFORE_BACKOFF, SUSPECT_S, TERMINATE_GRACE_S, FleetCore
 from ekiben.fleet.events import (
     Arrive,
     Changed,
@@ -257,6 +257,24 @@ def test_death_of_a_ready_replica_is_followed_by_a_start(fleet: Fleet) -> None:
     assert fleet.state() is State.COLD
     assert fleet.send(Release(1)) == [], "its lease died with it"
     assert fleet.arrive() == [Prepare(M)]
+
+
+def test_replica_that_broke_off_gets_no_request_until_it_is_seen_to_live(fleet: Fleet) -> None:
+    fleet.arrive()
+    fleet.make_ready()
+    fleet.send(Release(1, died=True))
+    assert fleet.arrive() == []
+    assert fleet.core.next_wake() == fleet.now + SUSPECT_S
+    assert fleet.later(SUSPECT_S) == [Grant(2, "r1")]
+
+
+def test_request_that_meets_a_dying_replica_gets_the_next_one(fleet: Fleet) -> None:
+    fleet.arrive()
+    fleet.make_ready()
+    fleet.send(Release(1, died=True))
+    fleet.arrive()
+    assert fleet.send(Exited("r1", "SIGKILL")) == [Prepare(M)]
+    assert fleet.make_ready("r2") == [Grant(2, "r2")]
 
 
 def test_deaths_in_a_row_back_off(fleet: Fleet) -> None:

@@ -86,11 +86,11 @@ class FleetMachine(RuleBasedStateMachine):
         self.send(Withdraw(ticket))
 
     @precondition(lambda self: self.world.leases)
-    @rule(data=st.data())
-    def release(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), died=st.booleans())
+    def release(self, data: st.DataObject, died: bool) -> None:
         ticket = data.draw(st.sampled_from(sorted(self.world.leases)))
         del self.world.leases[ticket]
-        self.send(Release(ticket))
+        self.send(Release(ticket, died))
 
     @precondition(lambda self: self.world.preparing)
     @rule(data=st.data(), outcome=st.sampled_from(("ok", "ok", "news", "fetch", "engine")))

@@ -62,6 +62,8 @@ STABLE_S = 60.0
 """A replica that served so long has proved itself: earlier deaths are forgotten."""
 TERMINATE_GRACE_S = 10.0
 """Between asking a process to end and ending it."""
+SUSPECT_S = 0.5
+"""How long a replica that broke off is given to be seen dying: its sockets close a little before."""
 LOAD_GRACE_S = 60.0
 """A model that was loaded ahead of its requests stays at least so long."""
 
@@ -141,7 +143,7 @@ class FleetCore:
         if replica is not None and event.want is Want.WEIGHTS:
             yield Grant(event.ticket, None)
             return
-        if replica is not None and replica.state is State.READY:
+        if replica is not None and replica.state is State.READY and now >= replica.suspect_until:
             yield from self._serve(model, event.ticket, event.want, now)
             return
         model.waiting[event.ticket] = event.want
@@ -194,6 +196,8 @@ class FleetCore:
         replica = model.replica
         replica.leases.discard(event.ticket)
         replica.idle_since = now
+        if event.died:
+            replica.suspect_until = now + SUSPECT_S
         yield Changed(model.name)
         yield from self._tick(model, now)
 
@@ -265,12 +269,14 @@ class FleetCore:
         model.failures = 0
         model.wanted = False
         model.progress = None
-        waiting = dict(model.waiting)
-        for ticket, want in waiting.items():
+        yield from self._serve_waiting(model, now)
+        yield from self._tick(model, now)
+
+    def _serve_waiting(self, model: ModelState, now: float) -> Iterator[Effect]:
+        for ticket, want in list(model.waiting.items()):
             del model.waiting[ticket]
             del self._tickets[ticket]
             yield from self._serve(model, ticket, want, now)
-        yield from self._tick(model, now)
 
     def _exited(self, event: Exited, now: float) -> Iterator[Effect]:
         model = self._replicas.pop(event.replica_id, None)
@@ -359,6 +365,8 @@ class FleetCore:
         replica = model.replica
         if replica is None:
             return
+        if replica.state is State.READY and model.waiting and now >= replica.suspect_until:
+            yield from self._serve_waiting(model, now)  # it was wronged
         if replica.state is State.READY and now >= self._unload_at(model, replica):
             yield from self._drain(model, replica, now)
         elif replica.state is State.DRAINING and not replica.terminated:
@@ -373,7 +381,7 @@ class FleetCore:
             yield Kill(replica.id)
 
     def _unload_at(self, model: ModelState, replica: Replica) -> float:
-        if replica.leases:
+        if replica.leases or model.waiting:
             return math.inf
         keep_s = model.keep_alive_s if replica.served else max(model.keep_alive_s, LOAD_GRACE_S)
         return replica.idle_since + keep_s
@@ -391,7 +399,7 @@ class FleetCore:
             return
         candidates = [replica.start_by, replica.kill_at]
         if replica.state is State.READY:
-            candidates.append(self._unload_at(model, replica))
+            candidates.append(replica.suspect_until if model.waiting else self._unload_at(model, replica))
         if replica.state is State.DRAINING and not replica.terminated:
             candidates.append(replica.drain_by)
         yield from (at for at in candidates if not math.isinf(at))

@@ -39,9 +39,10 @@ class Withdraw:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The ticket's lease is given back."""
+    """The ticket's lease is given back. `died`: its replica broke off, and may be at its end."""
 
     ticket: int
+    died: bool = False
 
 
 @dataclass(frozen=True, slots=True)

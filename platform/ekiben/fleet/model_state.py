@@ -37,6 +37,8 @@ class Replica:
     idle_since: float = 0.0
     ready_at: float = 0.0
     served: bool = False
+    suspect_until: float = -math.inf
+    """Until then it gets no new requests: a process that broke off is usually at its end."""
     terminated: bool = False
     start_by: float = math.inf
     drain_by: float = math.inf

@@ -128,8 +128,7 @@ class Supervisor:
         return Lease(id=ticket, model=spec.name, replica_id=replica.id, address=replica.address)
 
     def release(self, lease: Lease, *, died: bool = False) -> None:
-        # A process that died is noticed through its pidfd; `died` matters once replicas are remote.
-        self._post(Release(lease.id))
+        self._post(Release(lease.id, died=died))
 
     def progress(self, model: str) -> Progress:
         status = self.status(model)
