@@ -615,7 +615,7 @@ def unknown_architecture(good: Path, bad: Path) -> None:
         (lambda _, bad: None, "cannot be read"),
         (lambda _, bad: bad.mkdir(), "cannot be read"),
         (truncated, "broken GGUF file"),
-        (unknown_architecture, "cannot load"),
+        (unknown_architecture, "unknown model architecture"),
     ],
     ids=["empty", "html", "garbage", "absent", "folder", "truncated", "architecture"],
 )

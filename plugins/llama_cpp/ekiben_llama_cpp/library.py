@@ -12,7 +12,7 @@ import os
 from typing import Any, Final
 
 SPINS: Final = 1000
-"""Some microseconds: as long as threads wait for each other that have a core each."""
+"""Some ten microseconds: as long as threads wait for each other that have a core each."""
 
 os.putenv("GOMP_SPINCOUNT", str(SPINS))
 
