@@ -16,7 +16,7 @@ SENTENCES = (
     "The railway carriage halts at the station.",
     "Photosynthesis turns light into sugar.",
 )
-SPOKEN = "The quick brown fox jumps over the lazy dog."
+SPOKEN = "Good morning, and welcome to the railway station."
 
 
 @pytest.fixture(scope="module")
