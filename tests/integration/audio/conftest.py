@@ -21,7 +21,7 @@ from ekiben.plugins.discovery import discover, load_object
 from ekiben.runtime.audio import ROUTES
 from ekiben.runtime.http import Request, respond
 
-SENTENCE = "The quick brown fox jumps over the lazy dog."
+SENTENCE = "Please stand behind the yellow line until the train has stopped."
 
 
 @dataclass
