@@ -301,12 +301,13 @@ async def test_thirty_starts_leave_no_trace(fleet: Fleet) -> None:
     await (await fleet.start().ready()).end()
     files = psutil.Process().num_fds()
     zygote_files = psutil.Process(fleet.zygote_pid()).num_fds()
+    children = set(child_pids())
     for _ in range(30):
         await (await fleet.start().ready()).end()
-    assert psutil.Process().num_fds() == files
-    assert psutil.Process(fleet.zygote_pid()).num_fds() == zygote_files
+    assert psutil.Process().num_fds() <= files
+    assert psutil.Process(fleet.zygote_pid()).num_fds() <= zygote_files
     assert psutil.Process(fleet.zygote_pid()).children() == []
-    assert child_pids() == [fleet.zygote_pid()]
+    assert set(child_pids()) <= children
 
 
 async def _until(true: Callable[[], bool]) -> None:
