@@ -14,7 +14,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+
+from ekiben.contract.model import Ability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,3 +182,15 @@ class OcrPage:
 class ReadText(Protocol):
     async def read_text(self, request: OcrRequest) -> OcrPage:
         """All lines of text in the picture; none is a valid answer."""
+
+
+PROTOCOL_OF: Final[dict[Ability, type]] = {
+    Ability.CHAT: Chat,
+    Ability.COMPLETE: Complete,
+    Ability.EMBED: Embed,
+    Ability.TRANSCRIBE: Transcribe,
+    Ability.TRANSLATE: Transcribe,
+    Ability.SPEAK: Speak,
+    Ability.READ_TEXT: ReadText,
+}
+"""What a loaded model must be an instance of, to have an ability."""

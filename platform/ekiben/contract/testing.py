@@ -33,6 +33,7 @@ from typing import Any, Final
 from packaging.requirements import InvalidRequirement, Requirement
 
 from ekiben.contract.abilities import (
+    PROTOCOL_OF,
     Chat,
     Complete,
     Embed,
@@ -51,15 +52,6 @@ from ekiben.contract.model import Ability, ModelSpec
 from ekiben.contract.source import FetchProgress, FetchRequest, Source
 from ekiben.errors import InvalidRequest
 
-PROTOCOL_OF: Final[dict[Ability, type]] = {
-    Ability.CHAT: Chat,
-    Ability.COMPLETE: Complete,
-    Ability.EMBED: Embed,
-    Ability.TRANSCRIBE: Transcribe,
-    Ability.TRANSLATE: Transcribe,
-    Ability.SPEAK: Speak,
-    Ability.READ_TEXT: ReadText,
-}
 CANCEL_S: Final = 5.0
 """How long a closed iterator may take; the contract says a second, a busy test machine more."""
 

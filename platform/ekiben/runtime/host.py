@@ -16,10 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from ekiben.contract import abilities
+from ekiben.contract.abilities import PROTOCOL_OF
 from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest
 from ekiben.contract.manifest import Manifest, problems
-from ekiben.contract.model import Ability, ModelSpec, Variant
+from ekiben.contract.model import ModelSpec, Variant
 from ekiben.errors import EkibenError, EngineNotInstalled, LoadFailed
 from ekiben.plugins.discovery import Plugin, Plugins, discover, load_object
 from ekiben.runtime.protocol import Order, Report, Stage
@@ -27,15 +27,6 @@ from ekiben.runtime.signals import stopping_at_once
 
 logger = logging.getLogger(__name__)
 
-_PROTOCOLS: Final[dict[Ability, type]] = {
-    Ability.CHAT: abilities.Chat,
-    Ability.COMPLETE: abilities.Complete,
-    Ability.EMBED: abilities.Embed,
-    Ability.TRANSCRIBE: abilities.Transcribe,
-    Ability.TRANSLATE: abilities.Transcribe,
-    Ability.SPEAK: abilities.Speak,
-    Ability.READ_TEXT: abilities.ReadText,
-}
 SCRATCH: Final = "tmp"
 """In a replica's folder, for sockets and temporary files of the engine."""
 _SMALLEST_STEP: Final = 0.01
@@ -220,7 +211,7 @@ def _options(manifest: Manifest, assignment: Assignment) -> dict[str, object]:
 
 
 def _check_abilities(loaded: LoadedModel, model: ModelSpec, engine_id: str) -> None:
-    lacking = sorted(a.value for a in model.abilities if not isinstance(loaded, _PROTOCOLS[a]))
+    lacking = sorted(a.value for a in model.abilities if not isinstance(loaded, PROTOCOL_OF[a]))
     if lacking:
         raise LoadFailed(
             f"{model.name!r} is said to {', '.join(lacking)}, which {engine_id!r} did not make it able to: "
