@@ -8,7 +8,9 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import pytest
 from ekiben.fleet import fork_launcher, zygote
 from ekiben.fleet.berths import Berths, Plan
 from ekiben.fleet.fork_launcher import ForkLauncher
-from ekiben.fleet.processes import child_pids
+from ekiben.fleet.processes import child_pids, end_child
 from ekiben.runtime.protocol import Report, Stage
 from tests.bentos.processes import PARROT, ROOT, parrot_spec
 
@@ -271,6 +273,34 @@ async def test_start_that_is_withdrawn_leaves_nothing(fleet: Fleet) -> None:
     async with asyncio.timeout(WAIT_S):
         assert await asked.ended == "it was stopped before it had a process"
     await _until(lambda: len(child_pids()) == 2)  # the zygote and the one that is ready
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.002, 0.005])
+async def test_start_that_is_withdrawn_while_everything_ends_leaves_nothing(
+    fleet: Fleet, pause_s: float
+) -> None:
+    """The zygote ends with the news of its last fork unread: that process may be dead, or reaped."""
+    await fleet.start().ready()
+    asked = fleet.start()
+    await asyncio.sleep(0)
+    asked.process.kill()
+    time.sleep(pause_s)  # the zygote goes on, and this loop does not hear of it
+    await fleet.close()
+    assert await asked.ended == "it was stopped before it had a process"
+
+
+def test_child_that_was_reaped_is_left_alone() -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    end_child(child.pid)
+    end_child(os.getppid())
+
+
+def test_child_is_ended_and_reaped() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    end_child(child.pid)
+    assert child.pid not in child_pids()
+    child.returncode = 0  # it is not to be waited for again
 
 
 async def test_zygote_of_an_idle_engine_is_stopped_and_its_replica_is_not(make_fleet: MakeFleet) -> None:

@@ -168,6 +168,13 @@ def wait_for_child(pid: int) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
+def end_child(pid: int) -> None:
+    """Kill and reap a child; nothing, when it was reaped before: the id may be another's by now."""
+    if pid in child_pids():
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
 def resident_bytes(pid: int) -> int | None:
     """None when it is gone."""
     try:

@@ -21,7 +21,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from ekiben.fleet.berths import Berth
-from ekiben.fleet.processes import describe_exit, resident_bytes, wait_for_child
+from ekiben.fleet.processes import describe_exit, end_child, resident_bytes
 from ekiben.runtime.protocol import ForkRequest, ZygoteNews
 
 logger = logging.getLogger(__name__)
@@ -150,8 +150,7 @@ class Zygote:
             if not answer.done():
                 answer.set_exception(ZygoteFailed(news.error or "it gave no process"))
         elif answer.done():  # nobody waits for it any more
-            os.kill(news.pid, signal.SIGKILL)
-            wait_for_child(news.pid)
+            end_child(news.pid)
         else:
             answer.set_result(news.pid)
 
