@@ -284,7 +284,7 @@ async def test_start_that_is_withdrawn_while_everything_ends_leaves_nothing(
     asked = fleet.start()
     await asyncio.sleep(0)
     asked.process.kill()
-    time.sleep(pause_s)  # the zygote goes on, and this loop does not hear of it
+    time.sleep(pause_s)  # noqa: ASYNC251 - the zygote goes on, and this loop does not hear of it
     await fleet.close()
     assert await asked.ended == "it was stopped before it had a process"
 
