@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
@@ -40,7 +40,7 @@ class Database:
         self._writer = engine.execution_options(**{_WRITES: True})
 
     @classmethod
-    def open(cls, url: str | URL) -> Database:
+    def open(cls, url: str | URL) -> Self:
         """Connect, and bring the schema up to date. Raises ConfigError."""
         engine = _engine(url)
         try:

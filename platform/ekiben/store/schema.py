@@ -9,10 +9,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-from sqlalchemy import Column, DateTime, Dialect, MetaData, String, Table, Text
+from sqlalchemy import Column, DateTime, Dialect, Float, Integer, MetaData, String, Table, Text
 from sqlalchemy.types import TypeDecorator
 
-REVISIONS: Final = ("0001",)
+REVISIONS: Final = ("0001", "0002")
 """All that this version knows, oldest first."""
 HEAD: Final = REVISIONS[-1]
 
@@ -41,4 +41,50 @@ MODELS: Final = Table(
     Column("spec", Text, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
+)
+
+
+def _run_columns() -> list[Column[str]]:
+    """The key of one way to run a model; see `ekiben.store.records.Run`."""
+    return [
+        Column("model", String(128), primary_key=True),
+        Column("engine", String(128), primary_key=True),
+        Column("options", String(32), primary_key=True),
+        Column("device", String(32), primary_key=True),
+    ]
+
+
+NEEDS: Final = Table(
+    "needs",
+    METADATA,
+    *_run_columns(),
+    Column("peak", Text, nullable=False),
+    Column("floor", Text, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+
+STARTS: Final = Table(
+    "starts",
+    METADATA,
+    *_run_columns(),
+    Column("stages_s", Text, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+
+HISTORIES: Final = Table(
+    "histories",
+    METADATA,
+    Column("model", String(128), primary_key=True),
+    Column("uses", Float, nullable=False),
+    Column("used_at", Float, nullable=False),
+    Column("gaps_s", Text, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+
+ARRIVALS: Final = Table(
+    "arrivals",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("model", String(128), nullable=False),
 )

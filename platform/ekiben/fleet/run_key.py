@@ -1,0 +1,33 @@
+"""By what the platform remembers how a model runs: what it needed, how long it took to start."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Final, NamedTuple
+
+from ekiben.contract.model import Variant
+from ekiben.fleet.berths import Plan
+
+_DIGEST_CHARACTERS: Final = 16
+
+
+class RunKey(NamedTuple):
+    """Runs with the same key are alike in memory and time; anything else learns for itself."""
+
+    model: str
+    engine: str
+    options: str
+    """A digest of the variant: its options, and the weights that it takes."""
+    device: str
+
+    @classmethod
+    def of(cls, plan: Plan) -> RunKey:
+        """The key of a plan on its device."""
+        variant = plan.model.variants[plan.variant]
+        return cls(plan.model.name, variant.engine, _digest(variant), plan.device)
+
+
+def _digest(variant: Variant) -> str:
+    text = json.dumps(variant.model_dump(mode="json", exclude={"engine"}), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_CHARACTERS]
