@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,7 @@ def parrot_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: ekiben-parrot\nVersion: 1.0\n")
     (installed / "entry_points.txt").write_text("[ekiben.plugins]\nparrot = ekiben_parrot\n")
-    return f"{installed.parent}{os.pathsep}{PARROT}"
+    return os.pathsep.join(filter(None, (str(installed.parent), str(PARROT), os.environ.get("PYTHONPATH"))))
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +44,25 @@ def start_replica(parrot_path: str) -> Iterator[Callable[..., Replica]]:
     """
     started: list[Replica] = []
 
-    def start(*, cracker: bytes = b"cracker", parent: str = "", **options: Any) -> Replica:
+    def start(
+        *, cracker: bytes = b"cracker", parent: str = "", go: bool = True, device: str = "cpu", **options: Any
+    ) -> Replica:
         folder = Path(tempfile.mkdtemp(prefix="eb-"))
         weights = folder / "cracker"
         weights.write_bytes(cracker)
-        reports_read, reports_write = os.pipe()
+        channel, theirs = socket.socketpair()
         order = Order(
             replica_id="r1",
             model=parrot_spec(weights, **options),
             variant=0,
             weights=weights,
+            device=device,
             threads=1,
             folder=folder,
             socket=folder / "replica.sock",
             bento=ROOT / "bentos" / "llm",
-            report_fd=reports_write,
+            go=go,
+            report_fd=theirs.fileno(),
             parent_pid=os.getpid(),
         )
         path = folder / "order.json"
@@ -69,12 +74,12 @@ def start_replica(parrot_path: str) -> Iterator[Callable[..., Replica]]:
                 [sys.executable, *module, str(path)],
                 stdout=output,
                 stderr=output,
-                pass_fds=(reports_write,),
+                pass_fds=(theirs.fileno(),),
                 start_new_session=True,
                 env=os.environ | {"PYTHONPATH": parrot_path},
             )
-        os.close(reports_write)
-        started.append(Replica(order, process, reports_read, log))
+        theirs.close()
+        started.append(Replica(order, process, channel, log))
         return started[-1]
 
     yield start

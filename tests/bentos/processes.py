@@ -48,10 +48,13 @@ def parrot_spec(cracker: Path, **options: Any) -> ModelSpec:
 class Replica:
     """`python -m ekiben.runtime.replica`, as the fleet starts it."""
 
-    def __init__(self, order: Order, process: subprocess.Popen[bytes], reports_fd: int, log: Path) -> None:
+    def __init__(
+        self, order: Order, process: subprocess.Popen[bytes], channel: socket.socket, log: Path
+    ) -> None:
         self.order = order
         self.process = process
-        self._reports = os.fdopen(reports_fd)
+        self.channel = channel
+        self._reports = channel.makefile()
         self._log = log
 
     def next_report(self) -> Report:
@@ -94,6 +97,7 @@ class Replica:
             self.process.kill()
         self.process.wait()
         self._reports.close()
+        self.channel.close()
 
 
 class Served:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from ekiben.runtime.protocol import Stage
+from ekiben.runtime.protocol import GO, Stage
 from tests.bentos.processes import Replica
 
 Start = Callable[..., Replica]
@@ -23,13 +23,63 @@ def test_it_reports_every_stage_and_serves_on_a_socket_of_its_user(start_replica
     replica = start_replica()
     assert replica.next_report().stage is Stage.STARTING
     loading = replica.next_report()
-    assert (loading.stage, loading.memory_bytes) == (Stage.LOADING, 3_000_000)
+    assert loading.stage is Stage.LOADING
+    assert loading.host_bytes is not None and loading.host_bytes > 10**7 + 3_000_000
+    assert loading.device_bytes is None
     assert not _accepts(replica)
     ready = replica.report_of(Stage.READY)
-    assert ready.memory_bytes is not None and ready.memory_bytes > 10**7
+    assert ready.host_bytes is not None and ready.host_bytes > 10**7
     assert stat.S_IMODE(replica.order.socket.stat().st_mode) == 0o600
     (model,) = replica.ask("/v1/models", method="GET").json()["data"]
     assert model["id"] == "polly"
+
+
+def test_it_tells_what_it_will_take_and_loads_when_it_is_told_to(start_replica: Start) -> None:
+    replica = start_replica(go=False)
+    assert replica.next_report().host_bytes is None
+    told = replica.next_report()
+    assert told.stage is Stage.STARTING
+    assert told.host_bytes is not None and told.host_bytes > 10**7 + 3_000_000
+    assert "will load" not in replica.log
+    replica.channel.send(GO)
+    loading = replica.next_report()
+    assert (loading.stage, loading.host_bytes) == (Stage.LOADING, told.host_bytes)
+    stages = replica.report_of(Stage.READY).detail
+    assert stages is not None and stages["stages_s"]["held"] >= 0
+    assert "will load" in replica.log
+
+
+def test_it_goes_while_it_waits_to_load(start_replica: Start) -> None:
+    replica = start_replica(go=False)
+    while replica.next_report().host_bytes is None:
+        pass
+    replica.process.send_signal(signal.SIGTERM)
+    assert replica.process.wait(timeout=5) == 0
+
+
+def test_it_does_not_load_for_a_platform_that_hung_up(start_replica: Start) -> None:
+    replica = start_replica(go=False)
+    while replica.next_report().host_bytes is None:
+        pass
+    replica.channel.shutdown(socket.SHUT_RDWR)
+    assert replica.process.wait(timeout=5) == 3
+    assert "nothing is loaded" in replica.log and "will load" not in replica.log
+
+
+@pytest.mark.parametrize(
+    ("device", "seen", "variables"),
+    [
+        ("cpu", "cpu", "'' ''"),
+        ("cuda:3", "cuda:0", "'3' None"),
+        ("rocm:2", "rocm:0", "None '2'"),
+    ],
+)
+def test_it_sees_its_device_and_no_other(
+    start_replica: Start, device: str, seen: str, variables: str
+) -> None:
+    replica = start_replica(device=device)
+    replica.report_of(Stage.READY)
+    assert f"the parrot will load on {seen}, seeing {variables}" in replica.log
 
 
 def test_a_stream_under_way_is_finished_when_it_is_told_to_go(start_replica: Start) -> None:

@@ -32,11 +32,15 @@ Pair = tuple["Forked", "Forked"]
 class Forked:
     """One replica, as the supervisor sees it."""
 
-    def __init__(self, launcher: ForkLauncher, number: int, plan: Plan) -> None:
+    def __init__(self, launcher: ForkLauncher, number: int, plan: Plan, *, go: bool) -> None:
         self.reports: asyncio.Queue[Report] = asyncio.Queue()
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.process = launcher.launch(
-            f"r{number}", plan=plan, on_report=self.reports.put_nowait, on_exit=self.ended.set_result
+            f"r{number}",
+            plan=plan,
+            go=go,
+            on_report=self.reports.put_nowait,
+            on_exit=self.ended.set_result,
         )
 
     @property
@@ -78,17 +82,20 @@ class Fleet:
         self.started: list[Forked] = []
         (folder / "cracker").write_bytes(b"cracker")
 
-    def start(self, **options: object) -> Forked:
+    def start(self, *, go: bool = True, device: str = "cpu", **options: object) -> Forked:
         plan = Plan(
             model=parrot_spec(self.folder / "cracker", **options),
             variant=0,
             weights=self.folder / "cracker",
             bento=ROOT / "bentos" / "llm",
-            device="cpu",
+            device=device,
             threads=1,
         )
-        self.started.append(Forked(self.launcher, len(self.started), plan))
+        self.started.append(Forked(self.launcher, len(self.started), plan, go=go))
         return self.started[-1]
+
+    def log(self) -> str:
+        return (self.folder / "logs" / "polly.log").read_text()
 
     def zygote_pid(self) -> int:
         (status,) = self.launcher.zygotes()
@@ -154,6 +161,31 @@ async def test_replica_is_forked_and_belongs_to_the_platform(fleet: Fleet) -> No
     assert psutil.Process(status.pid).num_threads() == 1
     assert await forked.say("hello there") == "hello there"
     assert await forked.end() == "the process ended with exit code 0"
+
+
+async def test_fork_tells_what_it_will_take_and_loads_when_it_is_told_to(fleet: Fleet) -> None:
+    forked = fleet.start(go=False, device="cuda:1")
+    async with asyncio.timeout(WAIT_S):
+        while (told := await forked.reports.get()).host_bytes is None:
+            pass
+    assert (told.stage, told.device_bytes) == (Stage.STARTING, 3_000_000)
+    assert forked.reports.empty()
+    forked.process.go()
+    await forked.ready()
+    assert "will load on cuda:0, seeing '1' None" in fleet.log()
+    assert await forked.end() == "the process ended with exit code 0"
+    forked.process.go()
+    assert forked.process.memory() is None
+
+
+async def test_memory_that_is_shared_counts_once(pair: Pair, fleet: Fleet) -> None:
+    (zygote,) = fleet.launcher.zygotes()
+    replicas = [forked.process.memory() for forked in pair]
+    held = [memory["cpu"] for memory in replicas if memory is not None]
+    resident = [forked.system_process.memory_info().rss for forked in pair]
+    assert len(held) == 2 and zygote.memory_bytes is not None
+    assert all(0 < pss < 0.8 * rss for pss, rss in zip(held, resident, strict=True))
+    assert sum(held) + zygote.memory_bytes < sum(resident)
 
 
 async def test_fork_inherits_no_descriptor_of_the_zygote_or_of_others(pair: Pair) -> None:

@@ -85,8 +85,14 @@ class FakeProcess:
         self.signals.append("kill")
         asyncio.get_running_loop().call_soon(self.exited, "SIGKILL")
 
+    def go(self) -> None:
+        self.signals.append("go")
+
     def memory_bytes(self) -> int | None:
         return 1000
+
+    def memory(self) -> dict[str, int] | None:
+        return {"cpu": 1000}
 
 
 class FakeLauncher:
@@ -101,6 +107,7 @@ class FakeLauncher:
         replica_id: str,
         *,
         plan: Plan,
+        go: bool,
         on_report: Callable[[Report], None],
         on_exit: Callable[[str], None],
     ) -> FakeProcess:

@@ -1,4 +1,4 @@
-"""What a replica's process is given before there is one: a folder, its order, a log, a pipe for reports.
+"""What a replica's process is given before there is one: a folder, its order, a log, a line to it.
 
 Owns what lies on disk for replicas, and knows nothing of how their processes are made.
 """
@@ -11,6 +11,8 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from socket import socket as Socket
+from socket import socketpair
 from typing import Final
 
 import psutil
@@ -53,8 +55,8 @@ class Berth:
     model: str
     folder: Path
     socket: Path
-    reports_fd: int
-    """The platform's end of the pipe."""
+    channel: Socket
+    """The platform's end of the line on which reports come and the word to load goes."""
     report_fd: int
     """The process's end."""
     log_fd: int
@@ -93,18 +95,19 @@ class Berths:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self.folder = self._replica_folder(run_folder)
 
-    def prepare(self, replica_id: str, plan: Plan) -> Berth:
+    def prepare(self, replica_id: str, plan: Plan, *, go: bool) -> Berth:
         """Make one. Raises OSError, and leaves nothing then."""
         folder = self.folder / replica_id
         folder.mkdir(mode=0o700)
-        reports_fd, report_fd = os.pipe()
+        channel, theirs = socketpair()
+        channel.setblocking(False)
         try:
-            order = _order(replica_id, plan, folder, report_fd)
+            order = _order(replica_id, plan, folder, theirs.fileno(), go=go)
             (folder / ORDER_FILE).write_text(order.model_dump_json(), encoding="utf-8")
             log_fd = open_log(log_path(self._logs, plan.model.name))
         except BaseException:
-            os.close(reports_fd)
-            os.close(report_fd)
+            channel.close()
+            theirs.close()
             shutil.rmtree(folder, ignore_errors=True)
             raise
         return Berth(
@@ -112,8 +115,8 @@ class Berths:
             model=plan.model.name,
             folder=folder,
             socket=order.socket,
-            reports_fd=reports_fd,
-            report_fd=report_fd,
+            channel=channel,
+            report_fd=theirs.detach(),
             log_fd=log_fd,
         )
 
@@ -133,7 +136,7 @@ class Berths:
         return folder
 
 
-def _order(replica_id: str, plan: Plan, folder: Path, report_fd: int) -> Order:
+def _order(replica_id: str, plan: Plan, folder: Path, report_fd: int, *, go: bool) -> Order:
     return Order(
         replica_id=replica_id,
         model=plan.model,
@@ -144,6 +147,7 @@ def _order(replica_id: str, plan: Plan, folder: Path, report_fd: int) -> Order:
         folder=folder,
         socket=folder / "replica.sock",
         bento=plan.bento,
+        go=go,
         report_fd=report_fd,
         parent_pid=os.getpid(),
     )

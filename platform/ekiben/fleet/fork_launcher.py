@@ -55,14 +55,17 @@ class ForkLauncher:
         replica_id: str,
         *,
         plan: Plan,
+        go: bool,
         on_report: Callable[[Report], None],
         on_exit: Callable[[str], None],
     ) -> Process:
         def give_up() -> None:
             start.cancel()
 
-        berth = self._berths.prepare(replica_id, plan)
-        process = ReplicaProcess(berth, on_report=on_report, on_exit=on_exit, on_early_end=give_up)
+        berth = self._berths.prepare(replica_id, plan, go=go)
+        process = ReplicaProcess(
+            berth, device=plan.device, on_report=on_report, on_exit=on_exit, on_early_end=give_up
+        )
         start = asyncio.create_task(self._start(process, berth, plan), name=f"start {replica_id}")
         self._starts.add(start)
         start.add_done_callback(partial(self._started, process))

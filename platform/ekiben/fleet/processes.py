@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import psutil
@@ -18,7 +17,9 @@ from pydantic import ValidationError
 
 from ekiben.contract.parent import adopt_orphans
 from ekiben.fleet.berths import Berth
-from ekiben.runtime.protocol import Report
+from ekiben.fleet.devices import held_on
+from ekiben.runtime.footprint import children, descendants, host_bytes
+from ekiben.runtime.protocol import GO, Report
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ _ROUND_S: Final = 30.0
 
 
 class ReplicaProcess:
-    """Listens to the report pipe and to the process's end.
+    """Listens to the process's reports and for its end.
 
     It is there before its process is: `attach` tells which one it is. Until then a wish to end it calls
     `on_early_end`, which must lead to `attach` or to `never_started`.
@@ -36,12 +37,14 @@ class ReplicaProcess:
         self,
         berth: Berth,
         *,
+        device: str,
         on_report: Callable[[Report], None],
         on_exit: Callable[[str], None],
         on_early_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.pid: int | None = None
         self.address = berth.address
+        self._device = device
         self._berth = berth
         self._on_report = on_report
         self._on_exit = on_exit
@@ -49,8 +52,7 @@ class ReplicaProcess:
         self._ended = False
         self._buffer = b""
         self._loop = asyncio.get_running_loop()
-        os.set_blocking(berth.reports_fd, False)
-        self._loop.add_reader(berth.reports_fd, self._read_reports)
+        self._loop.add_reader(berth.channel, self._read_reports)
 
     def attach(self, pid: int, *, wait: Callable[[], int]) -> None:
         """`wait` reaps the ended process and gives the return code as `subprocess` does."""
@@ -71,6 +73,12 @@ class ReplicaProcess:
         self._berth.hand_over()
         self._clear()
 
+    def go(self) -> None:
+        try:
+            self._berth.channel.send(GO)
+        except OSError as error:
+            logger.warning("replica %s cannot be told to load: %s", self._berth.replica_id, error)
+
     def terminate(self) -> None:
         self._signal(signal.SIGTERM)
 
@@ -78,7 +86,12 @@ class ReplicaProcess:
         self._signal(signal.SIGKILL)
 
     def memory_bytes(self) -> int | None:
-        return None if self.pid is None else resident_bytes(self.pid)
+        return None if self.pid is None or self._ended else host_bytes(self.pid)
+
+    def memory(self) -> dict[str, int] | None:
+        if self.pid is None or self._ended or (host := host_bytes(self.pid)) is None:
+            return None
+        return {"cpu": host} | held_on(self._device, {self.pid, *descendants(self.pid)})
 
     def _signal(self, number: signal.Signals) -> None:
         if self._ended:
@@ -94,11 +107,13 @@ class ReplicaProcess:
 
     def _read_reports(self) -> None:
         try:
-            data = os.read(self._berth.reports_fd, 65536)
+            data = self._berth.channel.recv(65536)
         except BlockingIOError:
             return
+        except ConnectionResetError:  # it ended without having read everything
+            data = b""
         if not data:
-            self._loop.remove_reader(self._berth.reports_fd)
+            self._loop.remove_reader(self._berth.channel)
             return
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
@@ -113,14 +128,14 @@ class ReplicaProcess:
         self._loop.remove_reader(self._pid_fd)
         os.close(self._pid_fd)
         code = self._wait()
-        self._read_reports()  # what it said last may still lie in the pipe
+        self._read_reports()  # what it said last may still lie there
         self._clear()
         self._on_exit(describe_exit(code))
 
     def _clear(self) -> None:
         self._ended = True
-        self._loop.remove_reader(self._berth.reports_fd)
-        os.close(self._berth.reports_fd)
+        self._loop.remove_reader(self._berth.channel)
+        self._berth.channel.close()
         self._berth.clear()
 
 
@@ -150,9 +165,8 @@ class Orphans:
 
 
 def child_pids() -> list[int]:
-    """Of this process. Reads two small files a thread, not the whole process table."""
-    lists = Path("/proc/self/task").glob("*/children")
-    return [int(pid) for children in lists for pid in children.read_text().split()]
+    """Of this process."""
+    return children(os.getpid())
 
 
 def _is_zombie(pid: int) -> bool:
@@ -173,14 +187,6 @@ def end_child(pid: int) -> None:
     if pid in child_pids():
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-
-
-def resident_bytes(pid: int) -> int | None:
-    """None when it is gone."""
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return None
 
 
 def describe_exit(code: int) -> str:

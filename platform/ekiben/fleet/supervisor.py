@@ -355,6 +355,7 @@ class Supervisor:
             process = self._launcher.launch(
                 replica_id,
                 plan=plan,
+                go=True,
                 on_report=lambda report: self._post(Reported(replica_id, report)),
                 on_exit=lambda reason: self._exited(replica_id, reason),
             )

@@ -21,7 +21,8 @@ from typing import Final
 from pydantic import ValidationError
 
 from ekiben.fleet.berths import Berth
-from ekiben.fleet.processes import describe_exit, end_child, resident_bytes
+from ekiben.fleet.processes import describe_exit, end_child
+from ekiben.runtime.footprint import host_bytes
 from ekiben.runtime.protocol import ForkRequest, ZygoteNews
 
 logger = logging.getLogger(__name__)
@@ -83,8 +84,8 @@ class Zygote:
         return self._warm.done() and not self._ended
 
     def memory_bytes(self) -> int | None:
-        """What is resident now; children share most of it."""
-        return resident_bytes(self.pid)
+        """Its own part of what it shares with its replicas."""
+        return host_bytes(self.pid)
 
     async def fork(self, berth: Berth) -> int:
         """The process id of a replica, a child of this process. Waits until the zygote is warm.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import Final
 
 from ekiben.contract.abilities import PROTOCOL_OF
-from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest
+from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest, MemoryEstimate
 from ekiben.contract.manifest import Manifest, problems
 from ekiben.contract.model import ModelSpec, Variant
 from ekiben.errors import EkibenError, EngineNotInstalled, LoadFailed
 from ekiben.plugins.discovery import Plugin, Plugins, discover, load_object
+from ekiben.runtime.devices import as_seen
+from ekiben.runtime.footprint import host_bytes
 from ekiben.runtime.protocol import Order, Report, Stage
 from ekiben.runtime.signals import stopping_at_once
 
@@ -55,7 +58,7 @@ def assignment_of(order: Order) -> Assignment:
         model=order.model,
         variant=order.variant,
         weights=order.weights,
-        device=order.device,
+        device=as_seen(order.device),
         threads=order.threads,
         scratch=order.folder / SCRATCH,
     )
@@ -65,11 +68,19 @@ class ModelHost:
     """Owns the loaded model of a process."""
 
     def __init__(
-        self, assign: Callable[[], Awaitable[Assignment]], *, report: Callable[[Report], None]
+        self,
+        assign: Callable[[], Awaitable[Assignment]],
+        *,
+        report: Callable[[Report], None],
+        told_to_go: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`assign` may take its time, to fetch weights; `report` may be called from any thread."""
+        """`assign` may take its time, to fetch weights; `report` may be called from any thread.
+
+        `told_to_go` returns when the load may begin; without it, it begins at once.
+        """
         self._assign = assign
         self._report = report
+        self._told_to_go = told_to_go
         self._assignment: Assignment | None = None
         self._loaded: LoadedModel | None = None
 
@@ -109,8 +120,12 @@ class ModelHost:
         try:
             engine, request = prepare_load(assignment, report=self._progress())
             estimate = await asyncio.to_thread(engine.estimate_memory, request)
-            self._report(Report(stage=Stage.LOADING, progress=0.0, memory_bytes=estimate.total_bytes))
+            need = _need_report(estimate, request.device)
             with stopping_at_once():
+                if self._told_to_go is not None:
+                    self._report(need)
+                    await self._told_to_go()
+                self._report(need.model_copy(update={"stage": Stage.LOADING, "progress": 0.0}))
                 loaded = await engine.load(request)
         except EkibenError:
             raise
@@ -208,6 +223,18 @@ def _options(manifest: Manifest, assignment: Assignment) -> dict[str, object]:
         reasons = "; ".join(f"option {name!r} {reason}" for name, reason in wrong)
         raise LoadFailed(f"{assignment.model.name!r} cannot be loaded by {variant.engine!r}: {reasons}")
     return manifest.engine.defaults() | variant.options
+
+
+def _need_report(estimate: MemoryEstimate, device: Device) -> Report:
+    """Of the whole process: what it holds already, and what the engine adds."""
+    held = host_bytes(os.getpid()) or 0
+    on_host = device.kind == "cpu"
+    return Report(
+        stage=Stage.STARTING,
+        memory_bytes=held + estimate.total_bytes,
+        host_bytes=held + (estimate.total_bytes if on_host else 0),
+        device_bytes=None if on_host else estimate.total_bytes,
+    )
 
 
 def _check_abilities(loaded: LoadedModel, model: ModelSpec, engine_id: str) -> None:

@@ -1,8 +1,9 @@
 """What the fleet tells a replica, and what the replica reports back.
 
 The fleet writes an order to a file and starts `python -m ekiben.runtime.replica FILE`, or asks a zygote
-for a fork of it; the replica writes reports, one JSON object a line, to the file descriptor that the
-order names. Both sides import this module, which is why it imports nothing heavy.
+for a fork of it; the replica writes reports, one JSON object a line, to the socket whose file descriptor
+the order names, and waits on it for the word to load. Both sides import this module, which is why it
+imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from ekiben.contract.model import ModelSpec
 
 ORDER_FILE: Final = "order.json"
 """In the replica's folder."""
+GO: Final = b"go\n"
+"""The word to a replica that waits with its load."""
 
 
 class Stage(StrEnum):
@@ -41,7 +44,7 @@ class Order(_Message):
     """Index into `model.variants`."""
     weights: Path
     device: str = "cpu"
-    """`cpu`, or `cuda:0` and the like; counted among the devices made visible to the process."""
+    """`cpu`, or `cuda:1` and the like, as the platform counts them; the replica sees no other."""
     threads: int
     folder: Path
     """The replica's own folder, mode 0700: socket, scratch, metrics; removed by the fleet afterwards."""
@@ -49,6 +52,8 @@ class Order(_Message):
     """Unix socket to serve on."""
     bento: Path
     """Folder of the family's Bento."""
+    go: bool = True
+    """Load at once; otherwise say what the load will take, and wait for the word."""
     report_fd: int
     parent_pid: int
     """The replica ends when this process does."""
@@ -61,9 +66,16 @@ class Report(_Message):
     progress: float | None = None
     """0 to 1, of the load."""
     memory_bytes: int | None = None
-    """With `loading`: the engine's estimate. With `ready`: what is resident."""
+    """Of host and device together."""
+    host_bytes: int | None = None
+    """With `starting` or `loading`: what the process will hold once it is loaded, as its engine estimates.
+    With `ready`: what it holds, and all that it started."""
+    device_bytes: int | None = None
+    """The same of its GPU; None on the CPU, and where it cannot be told."""
     error: str | None = None
     """With `failed`: why, in one sentence."""
+    out_of_memory: bool = False
+    """With `failed`: there was not enough memory, so less of it may do."""
     detail: dict[str, Any] | None = None
 
 

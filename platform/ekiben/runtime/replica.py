@@ -16,15 +16,16 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-import psutil
 from pydantic import ValidationError
 
 from ekiben.clock import SYSTEM_CLOCK
 from ekiben.contract.parent import die_with_parent
 from ekiben.errors import LoadFailed
+from ekiben.runtime.channel import Channel
+from ekiben.runtime.devices import visible
+from ekiben.runtime.footprint import host_bytes
 from ekiben.runtime.host import SCRATCH, ModelHost, assignment_of
 from ekiben.runtime.protocol import ORDER_FILE, Order, Report, Stage
-from ekiben.runtime.reports import ReportPipe
 from ekiben.settings import export
 
 if TYPE_CHECKING:
@@ -64,28 +65,31 @@ def run_replica(order: Order, *, service: EkibenService | None = None) -> NoRetu
     """
     die_with_parent(order.parent_pid)
     code = EXIT_FAILED
-    report = ReportPipe(order.report_fd)
+    channel = Channel(order.report_fd)
     try:
-        report(Report(stage=Stage.STARTING))
+        channel.report(Report(stage=Stage.STARTING))
         prepare_process(order)
-        _event_loop().run_until_complete(_serve(order, report, service))
+        _event_loop().run_until_complete(_serve(order, channel, service))
         code = 0
     except SystemExit as end:  # the server's way to say that the startup failed; the host has said why
         code = end.code if isinstance(end.code, int) else EXIT_FAILED
     except Exception as error:
         logger.exception("the replica broke down")
-        report(Report(stage=Stage.FAILED, error=f"the replica broke down: {type(error).__name__}: {error}"))
+        reason = f"the replica broke down: {type(error).__name__}: {error}"
+        channel.report(Report(stage=Stage.FAILED, error=reason))
     finally:
         logging.shutdown()
         os._exit(code)
 
 
 def prepare_process(order: Order) -> None:
-    """Everything that a process of its own keeps to itself lies in the order's folder.
+    """Everything that a process of its own keeps to itself lies in the order's folder; it sees one device.
 
-    BentoML and prometheus_client read these variables when they are imported, so not yet then.
+    BentoML and prometheus_client read these variables when they are imported, so not yet then; the
+    libraries of devices when they are first used.
     """
     export_folder(order.folder)
+    export(visible(order.device))
     tempfile.tempdir = None  # or an earlier look at TMPDIR would last
 
 
@@ -105,7 +109,7 @@ def export_folder(folder: Path) -> None:
     )
 
 
-async def _serve(order: Order, report: ReportPipe, service: EkibenService | None) -> None:
+async def _serve(order: Order, channel: Channel, service: EkibenService | None) -> None:
     if service is not None:
         from ekiben.runtime.bento import move_home
 
@@ -117,7 +121,12 @@ async def _serve(order: Order, report: ReportPipe, service: EkibenService | None
     async def assign() -> Any:
         return assignment_of(order)
 
-    host = ModelHost(assign, report=report)
+    async def told_to_go() -> None:
+        stages.end("estimate")
+        await channel.told_to_go()
+        stages.end("held")
+
+    host = ModelHost(assign, report=channel.report, told_to_go=None if order.go else told_to_go)
     app = service.application(host)
     stages.end("app")
 
@@ -126,9 +135,10 @@ async def _serve(order: Order, report: ReportPipe, service: EkibenService | None
     def on_ready() -> None:
         stages.end("load")
         gc.freeze()  # what is loaded stays: the collector need not walk through it again
-        memory = resident_bytes()
-        logger.info("ready: %s, %d MB, %s", order.model.name, memory // 10**6, stages)
-        report(Report(stage=Stage.READY, memory_bytes=memory, detail={"stages_s": stages.seconds}))
+        held = host_bytes(os.getpid())
+        logger.info("ready: %s, %d MB, %s", order.model.name, (held or 0) // 10**6, stages)
+        detail = {"stages_s": stages.seconds}
+        channel.report(Report(stage=Stage.READY, memory_bytes=held, host_bytes=held, detail=detail))
 
     await ReplicaServer(app, on_ready=on_ready).serve([bind(order.socket)])
 
@@ -159,12 +169,6 @@ def bind(path: Path) -> socket.socket:
     finally:
         os.umask(mask)
     return unbound
-
-
-def resident_bytes() -> int:
-    """Of this process and of those that its engine started."""
-    this = psutil.Process()
-    return sum(int(process.memory_info().rss) for process in (this, *this.children(recursive=True)))
 
 
 class _Stages:

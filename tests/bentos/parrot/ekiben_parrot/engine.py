@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import signal
 from collections.abc import AsyncGenerator
@@ -19,6 +20,8 @@ class Parrot:
         return MemoryEstimate(weights_bytes=1_000_000, working_bytes=2_000_000)
 
     async def load(self, request: LoadRequest) -> Any:
+        visible = [repr(os.environ.get(f"{name}_VISIBLE_DEVICES")) for name in ("CUDA", "HIP")]
+        print(f"the parrot will load on {request.device}, seeing {' '.join(visible)}", flush=True)
         match request.options["load"]:
             case "fails":
                 raise LoadFailed("the parrot is not hungry: try another cracker")
