@@ -148,7 +148,7 @@ def make_supervisor(
         preparer=CatalogPreparer(
             plugins=plugins,
             weights=weights,
-            device=settings.device,
+            device="cpu" if settings.device == "auto" else settings.device,
             threads=settings.threads or len(os.sched_getaffinity(0)),
         ),
         launcher=make_launcher(settings, home),

@@ -45,7 +45,13 @@ class Settings(BaseModel):
     max_waiting: int = Field(1024, ge=1, description="requests that may wait for one model")
     max_body_bytes: int = Field(512 * 2**20, ge=1024, description="largest request body")
     device: str = Field(
-        "cpu", pattern=r"^(cpu|(cuda|rocm):\d+)$", description="where replicas run: cpu, cuda:0, rocm:0"
+        "auto",
+        pattern=r"^(auto|cpu|(cuda|rocm):\d+)$",
+        description="where replicas run: cpu, cuda:0, rocm:0; auto: on GPUs, if there are and engines can",
+    )
+    memory: str = Field(
+        "auto",
+        description="what replicas may hold: auto, 80%, 12GiB, or by device: cpu=12GiB,cuda:0=90%",
     )
     threads: int = Field(0, ge=0, description="CPU threads of one replica; 0: all that the process may use")
     zygote: str = Field(
@@ -168,7 +174,7 @@ def load_standalone_settings(environment: Mapping[str, str] | None = None) -> St
         model=env.get(PREFIX + "MODEL") or None,
         order=Path(order) if order else None,
         home=_home(env.get(PREFIX + "HOME")),
-        device=env.get(PREFIX + "DEVICE") or "cpu",
+        device=device if (device := env.get(PREFIX + "DEVICE")) and device != "auto" else "cpu",
         threads=int(threads),
         supervisor_pid=int(supervisor) if supervisor.isdigit() else None,
         supervisor_hears=env.get(PREFIX + "SUPERVISOR_HEARS") == "1",

@@ -50,6 +50,7 @@ def test_every_field_can_be_set_by_its_variable(tmp_path: Path) -> None:
         "max_waiting": "4",
         "max_body_bytes": "2048",
         "device": "cuda:1",
+        "memory": "cpu=12GiB,cuda:0=90%",
         "threads": "5",
         "zygote": "off",
         "log_level": "debug",

@@ -14,6 +14,7 @@
     abilities = ["chat", "complete"]
     formats   = ["gguf"]
     devices   = ["cpu", "cuda"]
+    builds    = {cuda = {file = "xllamacpp/*.so", names = "libcuda.so"}}
     preload   = ["xllamacpp"]                   # imported once, for all replicas that start from then on
 
     [engine.options.context]                    # `options:` of a model spec
@@ -95,11 +96,23 @@ def problems(options: dict[str, Option], values: dict[str, Any]) -> list[tuple[s
     return found
 
 
+class BuildMark(_Table):
+    """What only one build of a library has."""
+
+    file: str
+    """Beside the installed packages; a pattern."""
+    names: str | None = None
+    """A text in that file, such as a library that it links."""
+
+
 class EngineSection(_Table):
     families: tuple[Family, ...] = Field(min_length=1)
     abilities: tuple[Ability, ...] = Field(min_length=1)
     formats: tuple[str, ...] = Field(min_length=1)
     devices: tuple[Literal["cpu", "cuda", "rocm", "metal"], ...] = ("cpu",)
+    builds: dict[Literal["cuda", "rocm"], BuildMark] = Field(default_factory=dict)
+    """For libraries that come in several builds: how the one for a device is told. Without an entry every
+    build is taken to run on it."""
     preload: tuple[str, ...] = ()
     """Modules that a load or a first request imports. They are imported ahead, in a process from which
     replicas are forked: none of them may start a thread, or touch a GPU, when it is imported."""
