@@ -160,6 +160,7 @@ def test_a_bento_alone_reads_its_own_variables(tmp_path: Path) -> None:
     alone = load_standalone_settings(env)
     assert (alone.model, alone.order, alone.home) == ("m", Path("/o"), tmp_path)
     assert (alone.device, alone.threads) == ("cuda:0", 3)
+    assert load_standalone_settings({"EKIBEN_DEVICE": "auto"}).device == "cpu"  # it looks for no GPUs
     nothing = load_standalone_settings({"EKIBEN_MODEL": ""})
     assert (nothing.model, nothing.order, nothing.device, nothing.threads) == (None, None, "cpu", 0)
 
