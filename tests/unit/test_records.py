@@ -43,6 +43,18 @@ def rows(database: Database, table: str) -> int:
         return int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar() or 0)
 
 
+def test_the_last_of_several_ways_to_run_a_model_is_known(database: Database) -> None:
+    records = Records(database)
+    assert records.last_run("m") is None
+    on_gpu = (*RUN[:3], "cuda:0")
+    records.add_start(on_gpu, {"loading": 1.0})
+    records.add_start(RUN, {"loading": 1.0})
+    records.add_start(on_gpu, {"loading": 2.0})
+    records.add_start(("other", *RUN[1:]), {"loading": 1.0})
+    assert records.last_run("m") == on_gpu
+    assert reopened(database, records).last_run("m") == on_gpu
+
+
 def test_everything_is_there_after_a_restart(database: Database) -> None:
     records = Records(database)
     need = Need({"cpu": 5, "cuda:0": 7}, {"cpu": 6})

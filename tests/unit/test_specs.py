@@ -147,6 +147,10 @@ def test_a_file_may_hold_several_specs() -> None:
         ),
         (("name: tiny\n", ""), "models.yaml:1:1: name is required"),
         (("90s", "soon"), "models.yaml:4:13: keep_alive is wrong: 'soon' is not a duration"),
+        (
+            ("keep_alive: 90s", "prewarm: ['0 8 * * 1-5', 61 * * * *]"),
+            "models.yaml:4:1: prewarm is wrong: '61 * * * *' is not a cron line (bad minute)",
+        ),
         (("[chat, complete]", "[chat, fly]"), "models.yaml:3:19: abilities.1 must be 'chat', 'complete'"),
         (("[chat, complete]", "[]"), "models.yaml:3:1: abilities must not be empty"),
         (
@@ -156,7 +160,7 @@ def test_a_file_may_hold_several_specs() -> None:
         (
             ("family: llm", "famly: llm"),
             "models.yaml:2:1: famly is not known here (known: name, family, abilities, description, license, "
-            "aliases, variants, keep_alive): did you mean 'family'?",
+            "aliases, variants, keep_alive, prewarm): did you mean 'family'?",
         ),
         (("    engine: writer\n", ""), "models.yaml:6:5: variants.0.engine is required"),
         (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
@@ -83,6 +84,22 @@ KeepAlive = Annotated[
 """Idle seconds until a model is unloaded: 0 = at once, infinity (`never`) = stays."""
 
 
+def _check_cron(line: str) -> None:
+    """Raises ValueError."""
+    from cronsim import CronSim, CronSimError
+
+    try:
+        if len(line.split()) != 5:
+            raise CronSimError("it has not five fields")
+        next(CronSim(line, datetime(2000, 1, 1, tzinfo=UTC)))
+    except (CronSimError, StopIteration) as error:
+        why = str(error) or "it is never due"
+        raise ValueError(
+            f"{line!r} is not a cron line ({why[:1].lower()}{why[1:]}): "
+            "write minute, hour, day of month, month and day of week, as in '0 8 * * 1-5'"
+        ) from None
+
+
 class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
@@ -124,6 +141,15 @@ class ModelSpec(_Spec):
     variants: tuple[Variant, ...] = Field(min_length=1)
     keep_alive: KeepAlive | None = None
     """None: the platform's default."""
+    prewarm: tuple[str, ...] = ()
+    """Cron lines: at these times, on the platform's clock, the model is brought up without a request."""
+
+    @field_validator("prewarm")
+    @classmethod
+    def _lines_are_due_some_day(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        for line in lines:
+            _check_cron(line)
+        return lines
 
     @field_validator("name", "aliases")
     @classmethod

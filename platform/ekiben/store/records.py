@@ -99,6 +99,10 @@ class Records:
         """The oldest makes room."""
         self._starts.put(run, (*self.starts(run), dict(stages_s))[-STARTS_KEPT:])
 
+    def last_run(self, model: str) -> Run | None:
+        """How the model was run last, of the ways in which it was started."""
+        return next((run for run in self._starts.newest() if run[0] == model), None)
+
     def uses(self, model: str) -> Uses | None:
         return self._uses.get((model,))
 
@@ -160,6 +164,10 @@ class _Sheet(Generic[_Key, _Value]):
 
     def items(self) -> Iterator[tuple[_Key, _Value]]:
         return iter(self._values.items())
+
+    def newest(self) -> Iterator[_Key]:
+        """The keys, the one that was written last first."""
+        return reversed(self._values)
 
     def put(self, key: _Key, value: _Value) -> None:
         self._values.pop(key, None)

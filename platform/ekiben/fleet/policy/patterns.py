@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ekiben.fleet.policy.keep_alive import PRICE_BYTES
+PRICE_BYTES: Final = 550e9
+"""A second of waiting is worth so many bytes held for a second; the default policy's price."""
 
 LEAST_SHARE: Final = 0.5
 """Prewarming must be right at least so often."""
