@@ -153,7 +153,7 @@ def make_supervisor(
         ),
         launcher=make_launcher(settings, home),
         log_folder=home.logs,
-        keep_alive_s=settings.keep_alive,
+        keep_alive_s=300.0 if settings.keep_alive is None else settings.keep_alive,
         wait_s=settings.wait_s,
     )
 

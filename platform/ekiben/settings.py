@@ -32,7 +32,10 @@ class Settings(BaseModel):
     api_key: SecretStr | None = Field(None, description="key that every request must carry")
     no_auth: bool = Field(False, description="listen on any address without a key")
     keep_alive: KeepAlive = Field(
-        300.0, description="idle time until a model is unloaded: 5m, 0 = at once, never"
+        None, description="idle time until a model is unloaded: 5m, 0 = at once, never; auto: by policy"
+    )
+    policy: str = Field(
+        "adaptive", min_length=1, description="the plugin that says who is unloaded when: adaptive, classic"
     )
     wait_s: float = Field(600.0, gt=0, description="how long a request is held for a cold model, in seconds")
     heartbeat_s: float = Field(

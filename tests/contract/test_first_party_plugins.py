@@ -44,6 +44,11 @@ async def test_engine(engine: str, weights: Callable[[str], Path], tmp_path: Pat
     await testing.check_engine(engine_object, request)
 
 
+@pytest.mark.parametrize("policy", sorted(PLUGINS.policies()))
+def test_policy(policy: str) -> None:
+    testing.check_policy(lambda: load_object(PLUGINS.usable[policy]))  # type: ignore[arg-type, return-value]
+
+
 def test_a_source_that_has_what_it_needs(tmp_path: Path) -> None:
     weights = tmp_path / "model.gguf"
     weights.write_bytes(b"GGUF")

@@ -290,7 +290,7 @@ def test_config_tells_each_value_and_its_layer_and_no_secret(run: CommandLine) -
     assert settings["port"] == {"value": 4000, "from": str(run.home / "ekiben.yaml")}
     assert settings["threads"] == {"value": 2, "from": "$EKIBEN_THREADS"}
     assert settings["host"]["from"] == "default"
-    assert settings["keep_alive"]["value"] == "5m"
+    assert settings["keep_alive"]["value"] == "auto"
     for done in (run("config", "show"), run("config", "show", "--json")):
         assert "very-secret" not in done.stdout
         assert "***" in done.stdout

@@ -64,7 +64,7 @@ def test_eviction_is_compared_at_equal_memory(simulate: Simulate, rates: Path) -
     assert [(row["policy"], row["memory_bytes"]) for row in rows] == [
         (policy, memory)
         for memory in (40 * 10**9, 400 * 2**30)
-        for policy in ("lru", "greedy-dual", "ollama", "clairvoyant")
+        for policy in ("lru", "adaptive", "ollama", "clairvoyant")
     ]
     by_name = {row["policy"]: row for row in rows[:4]}
     assert by_name["lru"]["wait_ratio"] == 1.0
@@ -77,7 +77,7 @@ def test_keep_alive_is_compared_without_a_cap(simulate: Simulate, rates: Path) -
     rows = simulate.json(rates, "--models", 6, "--seeds", 1)
     by_name = {row["policy"]: row for row in rows}
     assert rows[0]["policy"] == "ttl:300"
-    assert set(by_name) >= {"renewal", "hybrid-histogram", "clairvoyant", "ttl:3600"}
+    assert set(by_name) >= {"adaptive", "hybrid-histogram", "clairvoyant", "ttl:3600"}
     assert by_name["ttl:60"]["wait_ratio"] > 1 > by_name["ttl:3600"]["wait_ratio"]
     assert by_name["ttl:60"]["memory_ratio"] < 1 < by_name["ttl:3600"]["memory_ratio"]
 
@@ -92,8 +92,8 @@ def test_a_seed_gives_the_same_numbers_again_and_another_gives_others(
 
 
 def test_single_requests_are_dealt_to_models(simulate: Simulate, requests: Path) -> None:
-    rows = simulate.json(requests, "--models", 4, "--policy", "ttl:600", "--policy", "renewal:50")
-    assert [row["policy"] for row in rows] == ["ttl:600", "renewal:50"]
+    rows = simulate.json(requests, "--models", 4, "--policy", "ttl:600", "--policy", "adaptive")
+    assert [row["policy"] for row in rows] == ["ttl:600", "adaptive"]
     assert all(row["requests"] == 120 for row in rows)
     assert simulate.json(requests, "--models", 4, "--hours", 1)[0]["requests"] == 60
 
@@ -114,7 +114,7 @@ def test_the_table_and_the_plot(simulate: Simulate, rates: Path, tmp_path: Path)
     assert "done: clairvoyant in 50 GiB" in err
     root = ET.fromstring(plot.read_text())
     names = {text.text for text in root.iter("{http://www.w3.org/2000/svg}text")}
-    assert {"lru", "greedy-dual", "ollama", "clairvoyant", "memory, GiB"} <= names
+    assert {"lru", "adaptive", "ollama", "clairvoyant", "memory, GiB"} <= names
     assert len(list(root.iter("{http://www.w3.org/2000/svg}polyline"))) == 4
 
 
@@ -124,12 +124,15 @@ def test_the_table_and_the_plot(simulate: Simulate, rates: Path, tmp_path: Path)
         (["--memory", "64"], "'64' is no size"),
         (["--memory", "0GiB"], "is no size"),
         (["--memory", "9PiB"], "is no size"),
-        (["--policy", "nope"], "there is no policy 'nope' for this: choose from ttl, renewal"),
+        (
+            ["--policy", "nope"],
+            "there is no policy 'nope' for this: choose from ttl, hybrid-histogram, clair",
+        ),
         (["--policy", "lru"], "there is no policy 'lru'"),
         (["--policy", "ttl:soon"], "'soon' is not a positive number"),
         (["--policy", "ttl:-1"], "not a positive number"),
         (["--policy", "hybrid-histogram:3"], "takes no number"),
-        (["--memory", "1GiB", "--policy", "ttl"], "choose from lru, greedy-dual"),
+        (["--memory", "1GiB", "--policy", "ttl"], "choose from lru, ollama, clairvoyant, adaptive"),
         (["--models", "7"], "the trace has 6 streams, not 7"),
         (["--workload", "nope"], "the trace has 0 streams"),
         (["--models", "0"], "0 is not in the range"),

@@ -161,7 +161,7 @@ async def test_the_configuration_shows_origins_and_no_secret() -> None:
         assert b"canary" not in response.body
         settings = {setting["name"]: setting for setting in response.json()["settings"]}
         assert (settings["api_key"]["value"], settings["api_key"]["origin"]) == ("********", "flag")
-        assert (settings["keep_alive"]["value"], settings["keep_alive"]["origin"]) == ("5m", "default")
+        assert (settings["keep_alive"]["value"], settings["keep_alive"]["origin"]) == ("auto", "default")
 
 
 async def events_of(client: Client) -> AsyncIterator[tuple[str, str, Any]]:

@@ -77,6 +77,7 @@ def test_the_first_party_plugins_are_found_and_in_order() -> None:
         "rapidocr",
         "sentence_transformers",
     }
+    assert set(plugins.policies()) == {"adaptive", "classic"}
     assert set(plugins.sources()) == {"huggingface", "local", "modelscope", "pypi"}
     assert all(plugin.distribution == "ekiben" for plugin in plugins.usable.values())
 
@@ -98,7 +99,7 @@ def test_discovery_imports_no_plugin_and_no_engine() -> None:
         "print(sorted(m for m in sys.modules if m.startswith('ekiben_') or m in heavy), len(plugins.usable))"
     )
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert told.stdout.strip() == "[] 9"
+    assert told.stdout.strip() == "[] 11"
 
 
 def test_the_manifest_may_lie_beside_the_package(site: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ekiben.fleet.policy.history import GAPS_KEPT, NOTABLE_GAP_S, History
+from ekiben.contract import NOTABLE_GAP_S
+from ekiben.fleet.policy.history import GAPS_KEPT, History
 
 
 def test_a_use_counts_half_after_the_half_life() -> None:

@@ -25,7 +25,7 @@ def test_without_anything_the_defaults_hold(tmp_path: Path) -> None:
     assert {origin for name, origin in loaded.origins.items() if name != "home"} == {"default"}
     assert loaded.origins["home"] == "$EKIBEN_HOME"
     assert loaded.values.host == "127.0.0.1"
-    assert loaded.values.keep_alive == 300
+    assert loaded.values.keep_alive is None
 
 
 def test_later_layers_win_and_are_named(tmp_path: Path) -> None:
@@ -53,6 +53,7 @@ def test_every_field_can_be_set_by_its_variable(tmp_path: Path) -> None:
         "memory": "cpu=12GiB,cuda:0=90%",
         "threads": "5",
         "zygote": "off",
+        "policy": "classic",
         "log_level": "debug",
     }
     assert set(given) == set(Settings.model_fields) - {"home"}

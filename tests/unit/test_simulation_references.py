@@ -6,11 +6,11 @@ import math
 
 import pytest
 
+from ekiben.contract import Resident
 from ekiben.errors import ConfigError
-from ekiben.fleet.policy.eviction import Resident
 from ekiben.fleet.policy.history import History
 from ekiben.fleet.simulation.capped import run_capped
-from ekiben.fleet.simulation.contenders import EVICTIONS, KEEP_ALIVES, contender
+from ekiben.fleet.simulation.contenders import contender, evictions, keep_alives
 from ekiben.fleet.simulation.references import (
     HybridHistogram,
     clairvoyant_keep_alive,
@@ -19,6 +19,10 @@ from ekiben.fleet.simulation.references import (
 )
 from ekiben.fleet.simulation.scenario import Model, Scenario
 from ekiben.fleet.simulation.unbounded import Stay, run_unbounded
+from ekiben.plugins.discovery import discover
+
+EVICTIONS = evictions(discover())
+KEEP_ALIVES = keep_alives(discover())
 
 
 def resident(name: str) -> Resident:
@@ -94,10 +98,9 @@ def test_a_number_changes_the_rule() -> None:
     model = Model("a", 10, 5.0, [])
     assert contender("ttl", KEEP_ALIVES)()(model, History(), 0.0) == Stay(300.0)
     assert contender("ttl:60", KEEP_ALIVES)()(model, History(), 0.0) == Stay(60.0)
-    assert contender("greedy-dual:60", EVICTIONS)().half_life_s == 60.0
 
 
-@pytest.mark.parametrize("text", ["nope", "lru:5", "greedy-dual:", "greedy-dual:0", "greedy-dual:inf"])
+@pytest.mark.parametrize("text", ["nope", "adaptive:5", "ttl:", "ttl:0", "ttl:inf"])
 def test_a_wrong_name_or_number_is_told(text: str) -> None:
     with pytest.raises(ConfigError):
-        contender(text, EVICTIONS)
+        contender(text, KEEP_ALIVES)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from ekiben.fleet.policy.eviction import Resident, recency
+from ekiben.contract import Resident
 from ekiben.fleet.policy.history import History
-from ekiben.fleet.simulation.capped import Eviction, run_capped
+from ekiben.fleet.simulation.capped import run_capped
 from ekiben.fleet.simulation.outcome import Outcome
+from ekiben.fleet.simulation.references import recency
 from ekiben.fleet.simulation.scenario import Model, Scenario
 from ekiben.fleet.simulation.unbounded import Stay, run_unbounded
-
-LRU = Eviction(lambda resident, model, now: recency(resident))
 
 
 def scenario(*models: Model, end_s: float = 1000.0) -> Scenario:
@@ -84,7 +83,7 @@ def test_eviction_by_hand() -> None:
     a = Model("a", 10, 5.0, [0.0, 300.0])
     b = Model("b", 10, 5.0, [100.0])
     c = Model("c", 10, 5.0, [200.0])
-    outcome = run_capped(scenario(a, b, c), LRU, memory_bytes=20)
+    outcome = run_capped(scenario(a, b, c), recency, memory_bytes=20)
     assert outcome.loads == 4
     assert outcome.waits_s == [5.0] * 4
     assert outcome.byte_seconds == 10 * (200 + 200 + 800 + 700)
@@ -94,7 +93,7 @@ def test_who_finds_all_busy_waits_until_one_is_idle() -> None:
     """`a` loads until 5 and serves until 7. `b` came at 1 and at 3: it loads from 7 to 12."""
     a = Model("a", 10, 5.0, [0.0])
     b = Model("b", 10, 5.0, [1.0, 3.0])
-    outcome = run_capped(scenario(a, b), LRU, memory_bytes=10)
+    outcome = run_capped(scenario(a, b), recency, memory_bytes=10)
     assert outcome.waits_s == [5.0, 11.0, 9.0]
     assert outcome.loads == 2
 
@@ -103,17 +102,17 @@ def test_a_busy_model_that_is_used_on_is_waited_for() -> None:
     """`a` would be idle at 7, but is used at 6 and so until 8."""
     a = Model("a", 10, 5.0, [0.0, 6.0])
     b = Model("b", 10, 5.0, [1.0])
-    assert run_capped(scenario(a, b), LRU, memory_bytes=10).waits_s == [5.0, 12.0]
+    assert run_capped(scenario(a, b), recency, memory_bytes=10).waits_s == [5.0, 12.0]
 
 
 def test_a_request_during_the_load_waits_for_the_rest() -> None:
     model = Model("a", 10, 5.0, [0.0, 2.0, 5.0])
-    assert run_capped(scenario(model), LRU, memory_bytes=10).waits_s == [5.0, 3.0]
+    assert run_capped(scenario(model), recency, memory_bytes=10).waits_s == [5.0, 3.0]
 
 
 def test_what_can_never_fit_is_refused_and_harms_nobody() -> None:
     small, large = Model("small", 10, 5.0, [0.0, 100.0]), Model("large", 11, 5.0, [50.0])
-    outcome = run_capped(scenario(small, large), LRU, memory_bytes=10)
+    outcome = run_capped(scenario(small, large), recency, memory_bytes=10)
     assert (outcome.refused, outcome.loads, outcome.waits_s) == (1, 1, [5.0])
 
 
@@ -124,9 +123,9 @@ def test_the_worth_is_asked_with_the_rate_and_the_model() -> None:
         asked.append((resident.name, resident.rate, model.next_arrival_s(now), now))
         return 0.0
 
-    a, b = Model("a", 10, 5.0, [0.0, 500.0]), Model("b", 10, 5.0, [100.0])
-    run_capped(scenario(a, b), Eviction(worth, half_life_s=50.0), memory_bytes=10)
-    assert asked == [("a", 0.25, 500.0, 100.0), ("b", 2.0**-8, float("inf"), 500.0)]
+    a, b = Model("a", 10, 5.0, [0.0, 900.0]), Model("b", 10, 5.0, [300.0])
+    run_capped(scenario(a, b), worth, memory_bytes=10)
+    assert asked == [("a", 0.5, 900.0, 300.0), ("b", 0.25, float("inf"), 900.0)]
 
 
 # Outcomes

@@ -397,3 +397,10 @@ def test_did_you_mean_keeps_the_known_spelling_and_stays_silent_otherwise() -> N
 def test_a_spec_is_an_ordinary_value() -> None:
     spec = parse_spec(GOOD, filename="x", plugins=PLUGINS)
     assert ModelSpec.model_validate(spec.model_dump(mode="json")) == spec
+
+
+@pytest.mark.parametrize("line", ["keep_alive: auto", ""])
+def test_a_spec_may_leave_the_keep_alive_to_the_platform(line: str) -> None:
+    spec = parse_spec(GOOD.replace("keep_alive: 90s", line), filename="models.yaml", plugins=PLUGINS)
+    assert spec.keep_alive is None
+    assert spec.model_dump(mode="json")["keep_alive"] == "auto"

@@ -220,7 +220,7 @@ def _fields(m: dict[str, Any]) -> list[tuple[str, str]]:
         ("weights", weights),
         ("memory", format_bytes(m["memory_bytes"]) if m.get("memory_bytes") else ""),
         ("unloads in", format_seconds(m["unloads_in_s"]) if m.get("unloads_in_s") is not None else ""),
-        ("keep alive", spec["keep_alive"] or "the platform's default"),
+        ("keep alive", spec["keep_alive"]),
         ("cannot run", m["problem"] or m["obstacle"] or ""),
     ]
     variants = [

@@ -90,9 +90,9 @@ def simulate(
     """Show what policies would have cost over recorded traffic.
 
     TRACE is a table of rates of ServeGen or of requests of Azure, as CSV, gzipped or not. Its streams
-    become models of drawn sizes; the decisions are made by the code that the fleet runs. Under a cap the
-    policies are lru, greedy-dual[:half-life in s], ollama and clairvoyant; without one they are
-    ttl[:seconds], renewal[:price in GB], hybrid-histogram and clairvoyant[:price in GB].
+    become models of drawn sizes. A policy is the id of a plugin, as in the setting of that name, and decides
+    by the code that the fleet runs. Besides, there are to compare with: under a cap lru, ollama and
+    clairvoyant; without one ttl[:seconds], hybrid-histogram and clairvoyant[:price in GB].
     """
     from ekiben.fleet.simulation.scenario import draw_scenario
     from ekiben.fleet.simulation.trace import read_trace
@@ -113,15 +113,17 @@ def simulate(
 
 def _compared(draws: Sequence[Scenario], policies: Sequence[str], memories: Sequence[int]) -> Iterator[Row]:
     from ekiben.fleet.simulation import comparison
+    from ekiben.plugins.discovery import discover
 
+    plugins = discover()
     if memories:
         chosen = policies or comparison.CAPPED_POLICIES
         for memory_bytes in memories:
-            for row in comparison.compare_capped(draws, chosen, memory_bytes=memory_bytes):
+            for row in comparison.compare_capped(draws, chosen, plugins, memory_bytes=memory_bytes):
                 _say(f"done: {row.policy} in {_gib(memory_bytes)}")
                 yield row
         return
-    for row in comparison.compare_unbounded(draws, policies or comparison.UNBOUNDED_POLICIES):
+    for row in comparison.compare_unbounded(draws, policies or comparison.UNBOUNDED_POLICIES, plugins):
         _say(f"done: {row.policy}")
         yield row
 

@@ -3,9 +3,9 @@
 `ekiben.contract` is stable within one `API_VERSION`; a plugin's manifest names the version it was
 written for, and the platform refuses others before it imports anything of them.
 
-Read `engine` to write an engine, `source` to bring weights from somewhere new, `abilities` for the
-requests and answers of each ability, `manifest` for `plugin.toml`, and `testing` for the conformance
-suite that every plugin, first-party ones too, runs over itself.
+Read `engine` to write an engine, `source` to bring weights from somewhere new, `policy` to decide what
+stays in memory, `abilities` for the requests and answers of each ability, `manifest` for `plugin.toml`,
+and `testing` for the conformance suite that every plugin, first-party ones too, runs over itself.
 """
 
 from ekiben.contract.abilities import (
@@ -47,6 +47,7 @@ from ekiben.contract.model import (
     SourceSpec,
     Variant,
 )
+from ekiben.contract.policy import NOTABLE_GAP_S, Idle, Policy, Resident
 from ekiben.contract.source import FetchProgress, FetchRequest, Source
 from ekiben.errors import (
     ConfigError,
@@ -62,6 +63,7 @@ from ekiben.errors import (
 __all__ = [
     "ABILITIES_OF_FAMILY",
     "API_VERSION",
+    "NOTABLE_GAP_S",
     "Ability",
     "AudioChunk",
     "Chat",
@@ -80,6 +82,7 @@ __all__ = [
     "FetchFailed",
     "FetchProgress",
     "FetchRequest",
+    "Idle",
     "InvalidRequest",
     "KeepAlive",
     "LoadFailed",
@@ -93,8 +96,10 @@ __all__ = [
     "OcrRequest",
     "Option",
     "PluginKind",
+    "Policy",
     "ReadText",
     "RequestTooLarge",
+    "Resident",
     "Source",
     "SourceSection",
     "SourceSpec",

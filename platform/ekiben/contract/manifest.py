@@ -1,11 +1,11 @@
 """`plugin.toml`: all that the platform needs to know of a plugin before, and without, importing it.
 
     id      = "llama_cpp"                       # = folder name = package name without `ekiben_`
-    kind    = "engine"                          # or "source"
+    kind    = "engine"                          # or "source", "policy"
     api     = 1                                 # the contract version the plugin was written for
     name    = "llama.cpp"
     summary = "GGUF models with continuous batching"
-    object  = "ekiben_llama_cpp.engine:LlamaCpp"  # no-argument callable that gives the Engine or Source
+    object  = "ekiben_llama_cpp.engine:LlamaCpp"  # no-argument callable, gives the Engine
     requires = ["xllamacpp>=2026.10"]           # what must be installed for it to run
     extra   = "llama_cpp"                       # `pip install 'ekiben[llama_cpp]'` brings it
 
@@ -23,7 +23,7 @@
     minimum = 128
     help = "tokens of context, shared by all parallel requests"
 
-A source has `[source]` with `[source.parameters.NAME]` tables of the same shape.
+A source has `[source]` with `[source.parameters.NAME]` tables of the same shape. A policy has no table.
 """
 
 from __future__ import annotations
@@ -51,6 +51,15 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
 class PluginKind(StrEnum):
     ENGINE = "engine"
     SOURCE = "source"
+    POLICY = "policy"
+
+
+METHODS_OF_KIND: Final[dict[PluginKind, tuple[str, ...]]] = {
+    PluginKind.ENGINE: ("estimate_memory", "load"),
+    PluginKind.SOURCE: ("fetch",),
+    PluginKind.POLICY: ("worth", "keep_alive_s"),
+}
+"""What a plugin's object must have."""
 
 
 class _Table(BaseModel):
@@ -143,12 +152,12 @@ class Manifest(_Table):
 
     @validates_model(mode="after")
     def _section_fits_kind(self) -> Manifest:
-        expected, other = (
-            (self.engine, self.source) if self.kind is PluginKind.ENGINE else (self.source, self.engine)
-        )
-        if expected is None or other is not None:
+        sections = {PluginKind.ENGINE: self.engine, PluginKind.SOURCE: self.source}
+        given = [kind for kind, section in sections.items() if section is not None]
+        if given != [kind for kind in sections if kind is self.kind]:
             kind = self.kind.value
-            raise ValueError(f"a plugin of kind {kind} has a [{kind}] table and no other")
+            tables = f"a [{kind}] table and no other" if self.kind in sections else "no table"
+            raise ValueError(f"a plugin of kind {kind} has {tables}")
         return self
 
     @property

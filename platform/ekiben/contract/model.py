@@ -76,12 +76,23 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:g}s"
 
 
+def _parse_keep_alive_s(value: object) -> float | None:
+    return None if value is None or value == AUTO else parse_duration_s(value)
+
+
+def _format_keep_alive(seconds: float | None) -> str:
+    return AUTO if seconds is None else format_duration(seconds)
+
+
+AUTO: Final = "auto"
+
 KeepAlive = Annotated[
-    float,
-    BeforeValidator(parse_duration_s),
-    PlainSerializer(format_duration, return_type=str),
+    float | None,
+    BeforeValidator(_parse_keep_alive_s),
+    PlainSerializer(_format_keep_alive, return_type=str),
 ]
-"""Idle seconds until a model is unloaded: 0 = at once, infinity (`never`) = stays."""
+"""Idle seconds until a model is unloaded: 0 = at once, infinity (`never`) = stays. None (`auto`): somebody
+else decides."""
 
 
 def _check_cron(line: str) -> None:
@@ -139,8 +150,8 @@ class ModelSpec(_Spec):
     license: str | None = None
     aliases: tuple[str, ...] = ()
     variants: tuple[Variant, ...] = Field(min_length=1)
-    keep_alive: KeepAlive | None = None
-    """None: the platform's default."""
+    keep_alive: KeepAlive = None
+    """None: as the platform's setting says, which by default leaves it to the policy."""
     prewarm: tuple[str, ...] = ()
     """Cron lines: at these times, on the platform's clock, the model is brought up without a request."""
 

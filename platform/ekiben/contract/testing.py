@@ -3,13 +3,17 @@
     from ekiben.contract import testing
 
     def test_plugin():
-        testing.check_plugin("my_engine")
+        testing.check_manifest(manifest)
+        testing.check_import(manifest)
 
     async def test_engine(tmp_path):
         await testing.check_engine(MyEngine(), testing.load_request(spec, weights, scratch=tmp_path))
 
     def test_source(tmp_path):
         testing.check_source(MySource(), {"path": "…"}, folder=tmp_path)
+
+    def test_policy():
+        testing.check_policy(MyPolicy)
 
 Each check raises `NotConforming` with the rule that is broken. The checks are made of small inputs and
 take as long as the model needs for a few answers.
@@ -20,12 +24,13 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import struct
 import subprocess
 import sys
 import wave
 import zlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
@@ -47,8 +52,9 @@ from ekiben.contract.abilities import (
     TranscribeRequest,
 )
 from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest
-from ekiben.contract.manifest import API_VERSION, Manifest, Option
+from ekiben.contract.manifest import API_VERSION, METHODS_OF_KIND, Manifest, Option
 from ekiben.contract.model import Ability, ModelSpec
+from ekiben.contract.policy import NOTABLE_GAP_S, Idle, Policy, Resident
 from ekiben.contract.source import FetchProgress, FetchRequest, Source
 from ekiben.errors import InvalidRequest
 
@@ -123,8 +129,7 @@ def check_import(manifest: Manifest) -> None:
             not owners & (required - _BASE_DISTRIBUTIONS),
             f"importing the plugin imports {module!r}: do that in load() or fetch()",
         )
-    methods = ("estimate_memory", "load") if manifest.engine else ("fetch",)
-    for method in methods:
+    for method in METHODS_OF_KIND[manifest.kind]:
         expect(method in seen["methods"], f"{manifest.object} has no method {method!r}")
 
 
@@ -308,3 +313,32 @@ def check_source(
     second = source.fetch(request)
     expect(second == first, "fetching again gives the same result")
     return first
+
+
+# Policies
+
+
+def check_policy(make: Callable[[], Policy]) -> None:
+    """Ask for all kinds of residents and idle models; twice from new, to see that it draws no lots."""
+    answers = [[_ask(policy, turn) for turn in range(64)] for policy in (make(), make())]
+    expect(answers[0] == answers[1], "the same questions in the same order have the same answers")
+
+
+def _ask(policy: Policy, turn: int) -> tuple[float, float]:
+    """Sizes, costs, rates and gaps over many orders of magnitude, zero among them."""
+    name = f"model-{turn % 5}"
+    size_bytes = (0, 1, 10**6, 10**9, 10**12)[turn % 5]
+    cold_cost_s = (0.0, 1e-3, 1.0, 100.0, 1e4)[turn // 5 % 5]
+    rate = (0.0, 1e-12, 1.0, 1e6)[turn % 4]
+    gaps_s = tuple(NOTABLE_GAP_S + 37.0 * (turn * n % 101) ** 2 for n in range(turn))
+    worth = policy.worth(Resident(name, size_bytes, cold_cost_s, rate, last_use_s=10.0 * turn))
+    _expect_number("worth", worth)
+    keep_alive_s = policy.keep_alive_s(Idle(name, size_bytes, cold_cost_s, gaps_s))
+    _expect_number("keep_alive_s", keep_alive_s)
+    expect(keep_alive_s >= 0, f"keep_alive_s gives no negative time: {keep_alive_s!r}")
+    return worth, keep_alive_s
+
+
+def _expect_number(method: str, value: object) -> None:
+    number = isinstance(value, (int, float)) and not math.isnan(value)
+    expect(number, f"{method} gives a number, not {value!r}")

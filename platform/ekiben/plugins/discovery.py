@@ -64,6 +64,9 @@ class Plugins:
     def sources(self) -> dict[str, Plugin]:
         return {i: p for i, p in self.usable.items() if p.manifest.kind is PluginKind.SOURCE}
 
+    def policies(self) -> dict[str, Plugin]:
+        return {i: p for i, p in self.usable.items() if p.manifest.kind is PluginKind.POLICY}
+
 
 def discover() -> Plugins:
     """Look through the installed distributions. Reads files only; takes a few milliseconds."""
@@ -151,7 +154,7 @@ def parse_manifest(path: Path) -> Manifest:
 
 
 def load_object(plugin: Plugin) -> object:
-    """Import the plugin and make its Engine or Source. Only for the processes that run plugins.
+    """Import the plugin and make its Engine, Source or Policy. Only for the processes that run plugins.
 
     Raises whatever the plugin raises.
     """

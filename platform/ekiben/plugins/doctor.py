@@ -24,14 +24,13 @@ from typing import Final
 
 from packaging.requirements import Requirement
 
-from ekiben.contract.manifest import PluginKind
+from ekiben.contract.manifest import METHODS_OF_KIND
 from ekiben.plugins.discovery import BrokenPlugin, Plugin, Plugins, discover, load_object
 from ekiben.settings import process_environment
 
 DEADLINE_S: Final = 120.0
 """Importing torch from a cold disk takes a good part of a minute."""
 SECRETS: Final = re.compile(r"TOKEN|SECRET|PASSWORD|API_KEY")
-METHODS: Final = {PluginKind.ENGINE: ("estimate_memory", "load"), PluginKind.SOURCE: ("fetch",)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +39,7 @@ class Finding:
 
     id: str
     kind: str
-    """`engine` or `source`; empty when its manifest cannot tell."""
+    """`engine`, `source` or `policy`; empty when its manifest cannot tell."""
     distribution: str
     ready: bool
     problem: str | None = None
@@ -168,7 +167,9 @@ def _judge(plugin_id: str) -> str | None:
 
 def _make(plugin: Plugin) -> str | None:
     made = load_object(plugin)
-    absent = [name for name in METHODS[plugin.manifest.kind] if not callable(getattr(made, name, None))]
+    absent = [
+        name for name in METHODS_OF_KIND[plugin.manifest.kind] if not callable(getattr(made, name, None))
+    ]
     return f"{plugin.manifest.object} has no {' and no '.join(absent)}" if absent else None
 
 

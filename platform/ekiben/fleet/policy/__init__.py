@@ -1,5 +1,5 @@
-"""What to keep in memory and for how long: pure functions of a snapshot and the time.
+"""What the fleet knows of its models' past, and how it asks a policy about it.
 
-Nothing in here reads a clock, does I/O or keeps state, so that `fleet.simulation` runs the very same
-code over recorded traffic.
+Nothing in here reads a clock, does I/O or keeps state, but for the guard around the policy; so
+`fleet.simulation` runs the very same code over recorded traffic.
 """

@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from ekiben.contract.policy import NOTABLE_GAP_S
+
 HALF_LIFE_S: Final = 300.0
 """After so long a use counts half. Much longer, and a burst that is over keeps its model in memory."""
 GAPS_KEPT: Final = 64
-NOTABLE_GAP_S: Final = 30.0
-"""A shorter idle time is never worth an unload, and says nothing about the longer ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from ekiben.fleet.policy.eviction import Resident, victims
-from ekiben.fleet.policy.history import HALF_LIFE_S, History
+from ekiben.contract.policy import Resident
+from ekiben.fleet.policy.history import History
+from ekiben.fleet.policy.victims import victims
 from ekiben.fleet.simulation.outcome import Outcome
 from ekiben.fleet.simulation.scenario import Model, Scenario
 
@@ -16,17 +17,9 @@ Standing: TypeAlias = Callable[[Resident, Model, float], Any]
 """What keeping a resident is worth now; the model is there for those who may know its future."""
 
 
-@dataclass(frozen=True, slots=True)
-class Eviction:
-    """A rule for the victims, and how fast it forgets."""
-
-    worth: Standing
-    half_life_s: float = HALF_LIFE_S
-
-
-def run_capped(scenario: Scenario, eviction: Eviction, *, memory_bytes: int) -> Outcome:
+def run_capped(scenario: Scenario, worth: Standing, *, memory_bytes: int) -> Outcome:
     """Requests for a model that is not there wait for its load, and for room if all others are busy."""
-    memory = _Memory(scenario, eviction, memory_bytes)
+    memory = _Memory(scenario, worth, memory_bytes)
     for now, index in scenario.by_time():
         memory.arrive(now, memory.places[index])
     return memory.close(scenario.end_s)
@@ -47,10 +40,10 @@ class _Place:
 
 
 class _Memory:
-    def __init__(self, scenario: Scenario, eviction: Eviction, memory_bytes: int) -> None:
+    def __init__(self, scenario: Scenario, worth: Standing, memory_bytes: int) -> None:
         self.places = [_Place(model) for model in scenario.models]
         self._service_s = scenario.service_s
-        self._eviction = eviction
+        self._worth = worth
         self._memory_bytes = memory_bytes
         self._free_bytes = memory_bytes
         self._residents: dict[str, _Place] = {}
@@ -62,7 +55,7 @@ class _Memory:
     def arrive(self, now: float, place: _Place) -> None:
         while self._room_s <= now:
             self._serve_queue(self._room_s)
-        place.history = place.history.after_use(now, half_life_s=self._eviction.half_life_s)
+        place.history = place.history.after_use(now)
         if place.loaded_s is not None:
             self._serve(place, now)
         elif place.model.size_bytes > self._memory_bytes:
@@ -95,9 +88,9 @@ class _Memory:
     def _load(self, place: _Place, now: float) -> bool:
         """Make room and load, if the others let it."""
         plan = victims(
-            [self._resident(p, now) for p in self._residents.values()],
+            [self._resident(p, now) for p in self._residents.values() if p.idle_s <= now],
             needed_bytes=place.model.size_bytes - self._free_bytes,
-            worth=lambda r: self._eviction.worth(r, self._residents[r.name].model, now),
+            worth=lambda r: self._worth(r, self._residents[r.name].model, now),
         )
         if plan is None:
             return False
@@ -126,7 +119,6 @@ class _Memory:
             name=place.model.name,
             size_bytes=place.model.size_bytes,
             cold_cost_s=place.model.cold_cost_s,
-            rate=place.history.rate(now, half_life_s=self._eviction.half_life_s),
-            last_use_s=place.history.used_at_s,
-            busy=place.idle_s > now,
+            rate=place.history.rate(now),
+            last_use_s=place.idle_s,
         )

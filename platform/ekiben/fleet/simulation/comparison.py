@@ -9,19 +9,20 @@ from statistics import fmean
 from typing import Any, Final, TypeAlias
 
 from ekiben.fleet.simulation.capped import run_capped
-from ekiben.fleet.simulation.contenders import EVICTIONS, KEEP_ALIVES, contender
+from ekiben.fleet.simulation.contenders import contender, evictions, keep_alives
 from ekiben.fleet.simulation.outcome import Outcome
 from ekiben.fleet.simulation.scenario import Scenario
 from ekiben.fleet.simulation.unbounded import run_unbounded
+from ekiben.plugins.discovery import Plugins
 
-CAPPED_POLICIES: Final = ("lru", "greedy-dual", "ollama", "clairvoyant")
+CAPPED_POLICIES: Final = ("lru", "adaptive", "ollama", "clairvoyant")
 """Compared where no others are asked for; all are measured against the first."""
 UNBOUNDED_POLICIES: Final = (
     "ttl:300",
     "ttl:60",
     "ttl:900",
     "ttl:3600",
-    "renewal",
+    "adaptive",
     "hybrid-histogram",
     "clairvoyant",
 )
@@ -78,10 +79,11 @@ QUANTITIES: Final[dict[str, Quantity]] = {
 
 
 def compare_capped(
-    scenarios: Sequence[Scenario], policies: Sequence[str], *, memory_bytes: int
+    scenarios: Sequence[Scenario], policies: Sequence[str], plugins: Plugins, *, memory_bytes: int
 ) -> Iterator[Row]:
     """Eviction at equal memory. The first policy is the baseline. Raises ConfigError before it starts."""
-    makers = [contender(policy, EVICTIONS) for policy in policies]
+    known = evictions(plugins)
+    makers = [contender(policy, known) for policy in policies]
     baseline: list[Outcome] = []
     for policy, make in zip(policies, makers, strict=True):
         outcomes = [run_capped(scenario, make(), memory_bytes=memory_bytes) for scenario in scenarios]
@@ -89,9 +91,12 @@ def compare_capped(
         yield Row(policy, memory_bytes, outcomes, baseline)
 
 
-def compare_unbounded(scenarios: Sequence[Scenario], policies: Sequence[str]) -> Iterator[Row]:
+def compare_unbounded(
+    scenarios: Sequence[Scenario], policies: Sequence[str], plugins: Plugins
+) -> Iterator[Row]:
     """Keep-alive without a cap. The first policy is the baseline. Raises ConfigError before it starts."""
-    makers = [contender(policy, KEEP_ALIVES) for policy in policies]
+    known = keep_alives(plugins)
+    makers = [contender(policy, known) for policy in policies]
     baseline: list[Outcome] = []
     for policy, make in zip(policies, makers, strict=True):
         outcomes = [run_unbounded(scenario, make()) for scenario in scenarios]

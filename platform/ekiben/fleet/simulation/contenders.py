@@ -1,28 +1,31 @@
-"""The policies by name, as a command line writes them: `greedy-dual`, `ttl:600`, `renewal:100`."""
+"""The policies by name, as a command line writes them: a plugin's id, or `ttl:600`, `lru`, `clairvoyant`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar, cast
 
+from ekiben.contract.policy import Idle, Policy
 from ekiben.errors import ConfigError
-from ekiben.fleet.policy.eviction import recency, seconds_saved_per_byte
-from ekiben.fleet.policy.history import HALF_LIFE_S, History
-from ekiben.fleet.policy.keep_alive import PRICE_BYTES, break_even_s, keep_alive_s
-from ekiben.fleet.simulation.capped import Eviction
+from ekiben.fleet.policy.history import History
+from ekiben.fleet.simulation.capped import Standing
 from ekiben.fleet.simulation.references import (
     HybridHistogram,
     clairvoyant_keep_alive,
     clairvoyant_worth,
+    recency,
     shortest_keep_alive,
 )
 from ekiben.fleet.simulation.scenario import Model
 from ekiben.fleet.simulation.unbounded import KeepAlive, Stay
+from ekiben.plugins.discovery import Plugin, Plugins, load_object
 
 T = TypeVar("T")
 GB: Final = 1e9
+PRICE_GB: Final = 550.0
+"""For whoever knows the future: a second of waiting is worth so many GB held for a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +37,24 @@ class Contender(Generic[T]):
     """What its number is if none is given; None if it takes none."""
 
 
-EVICTIONS: Final[Mapping[str, Contender[Eviction]]] = {
-    "lru": Contender(lambda _: Eviction(lambda resident, model, now: recency(resident))),
-    "greedy-dual": Contender(
-        lambda half_life_s: Eviction(
-            lambda resident, model, now: seconds_saved_per_byte(resident), half_life_s
-        ),
-        HALF_LIFE_S,
-    ),
-    "ollama": Contender(lambda _: Eviction(shortest_keep_alive)),
-    "clairvoyant": Contender(lambda _: Eviction(clairvoyant_worth)),
-}
-"""Rules under a cap, and what their number means: half-life in seconds."""
+def evictions(plugins: Plugins) -> Mapping[str, Contender[Standing]]:
+    """Rules under a cap. None takes a number."""
+    known: dict[str, Contender[Standing]] = {
+        "lru": Contender(lambda _: recency),
+        "ollama": Contender(lambda _: shortest_keep_alive),
+        "clairvoyant": Contender(lambda _: clairvoyant_worth),
+    }
+    return known | {i: Contender(_eviction_of(plugin)) for i, plugin in plugins.policies().items()}
 
-KEEP_ALIVES: Final[Mapping[str, Contender[KeepAlive]]] = {
-    "ttl": Contender(lambda ttl_s: lambda model, history, idle_s: Stay(ttl_s), 300.0),
-    "renewal": Contender(lambda price_gb: _renewal(price_gb * GB), PRICE_BYTES / GB),
-    "hybrid-histogram": Contender(lambda _: HybridHistogram()),
-    "clairvoyant": Contender(lambda price_gb: clairvoyant_keep_alive(price_gb * GB), PRICE_BYTES / GB),
-}
-"""Rules without a cap, and what their number means: seconds, or the price of a second's wait in GB."""
+
+def keep_alives(plugins: Plugins) -> Mapping[str, Contender[KeepAlive]]:
+    """Rules without a cap, and what their number means: seconds, or the price of a second's wait in GB."""
+    known: dict[str, Contender[KeepAlive]] = {
+        "ttl": Contender(_fixed, 300.0),
+        "hybrid-histogram": Contender(lambda _: HybridHistogram()),
+        "clairvoyant": Contender(lambda price_gb: clairvoyant_keep_alive(price_gb * GB), PRICE_GB),
+    }
+    return known | {i: Contender(_keep_alive_of(plugin)) for i, plugin in plugins.policies().items()}
 
 
 def contender(text: str, among: Mapping[str, Contender[T]]) -> Callable[[], T]:
@@ -80,18 +81,31 @@ def _positive(text: str, number_text: str) -> float:
     return number
 
 
-def _renewal(price_bytes: float) -> KeepAlive:
-    """The fleet's rule; what it said is remembered as long as the history stays the same."""
+def _fixed(ttl_s: float) -> KeepAlive:
+    return lambda model, history, idle_s: Stay(ttl_s)
+
+
+def _eviction_of(plugin: Plugin) -> Callable[[float], Standing]:
+    def make(_: float) -> Standing:
+        policy = cast(Policy, load_object(plugin))
+        return lambda resident, model, now: policy.worth(resident)
+
+    return make
+
+
+def _keep_alive_of(plugin: Plugin) -> Callable[[float], KeepAlive]:
+    return lambda _: asked(cast(Policy, load_object(plugin)))
+
+
+def asked(policy: Policy) -> KeepAlive:
+    """As the fleet asks: again only when something new is known of a model."""
     said: dict[str, tuple[tuple[float, ...], Stay]] = {}
 
     def rule(model: Model, history: History, idle_s: float) -> Stay:
         known = said.get(model.name)
         if known is None or known[0] is not history.gaps_s:
-            limit_s = break_even_s(
-                size_bytes=model.size_bytes, cold_cost_s=model.cold_cost_s, price_bytes=price_bytes
-            )
-            known = history.gaps_s, Stay(keep_alive_s(history.gaps_s, break_even_s=limit_s))
-            said[model.name] = known
+            idle = Idle(model.name, model.size_bytes, model.cold_cost_s, history.gaps_s)
+            known = said[model.name] = history.gaps_s, Stay(policy.keep_alive_s(idle))
         return known[1]
 
     return rule

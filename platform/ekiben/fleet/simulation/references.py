@@ -7,13 +7,17 @@ from itertools import accumulate
 from statistics import median
 from typing import Final
 
-from ekiben.fleet.policy.eviction import Resident
+from ekiben.contract.policy import Resident
 from ekiben.fleet.policy.history import History
-from ekiben.fleet.policy.keep_alive import break_even_s
 from ekiben.fleet.simulation.scenario import Model
 from ekiben.fleet.simulation.unbounded import KeepAlive, Stay
 
 OLLAMA_KEEP_ALIVE_S: Final = 300.0
+
+
+def recency(resident: Resident, model: Model, now: float) -> float:
+    """LRU: the longest unused goes first."""
+    return resident.last_use_s
 
 
 def shortest_keep_alive(resident: Resident, model: Model, now: float) -> tuple[float, str]:
@@ -30,9 +34,7 @@ def clairvoyant_keep_alive(price_bytes: float) -> KeepAlive:
     """Stays exactly if the idle time to come is cheaper to hold through than a cold start."""
 
     def rule(model: Model, history: History, idle_s: float) -> Stay:
-        limit_s = break_even_s(
-            size_bytes=model.size_bytes, cold_cost_s=model.cold_cost_s, price_bytes=price_bytes
-        )
+        limit_s = price_bytes * model.cold_cost_s / model.size_bytes
         gap_s = model.next_arrival_s(idle_s) - idle_s
         return Stay(gap_s if gap_s <= limit_s else 0.0)
 

@@ -1,9 +1,9 @@
-"""Keep-alive where memory is paid for, not capped: each model is alone with its own idle times."""
+"""Keep-alive where memory is paid for, not capped: nobody has to go for somebody else."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ekiben.fleet.policy.history import History
@@ -27,12 +27,12 @@ KeepAlive: TypeAlias = Callable[[Model, History, float], Stay]
 
 def run_unbounded(scenario: Scenario, keep_alive: KeepAlive) -> Outcome:
     """Every model loads when it is asked for and goes when the rule says so."""
-    outcome = Outcome()
-    for model in scenario.models:
-        if model.arrivals_s:
-            life = _Life(model, scenario.service_s, outcome)
-            life.run(keep_alive, scenario.end_s)
-    outcome.requests = scenario.requests
+    outcome = Outcome(requests=scenario.requests)
+    lives = [_Life(model, scenario.service_s, outcome) for model in scenario.models]
+    for now, index in scenario.by_time():  # all together: a rule may learn from one model about others
+        lives[index].arrive(now, keep_alive)
+    for life in lives:
+        life.close(scenario.end_s)
     return outcome
 
 
@@ -43,22 +43,30 @@ class _Life:
     model: Model
     service_s: float
     outcome: Outcome
+    history: History = field(default_factory=History)
+    served: int = 0
     loaded_s: float | None = None
     """Since when it holds memory."""
     ready_s: float = 0.0
     idle_s: float = 0.0
     """When its last request ends."""
+    stay: Stay | None = None
+    """What was said when it became idle; None while it is busy."""
 
-    def run(self, keep_alive: KeepAlive, end_s: float) -> None:
-        history = History()
-        for now in self.model.arrivals_s:
-            if self.loaded_s is not None and now > self.idle_s:
-                self._idle(keep_alive(self.model, history, self.idle_s), now)
-                history = history.after_idling(now - self.idle_s)
-            self._serve(now)
-            history = history.after_use(now)
-        if end_s > self.idle_s:
-            self._idle(keep_alive(self.model, history, self.idle_s), end_s)
+    def arrive(self, now: float, keep_alive: KeepAlive) -> None:
+        if self.stay is not None:
+            self._idle(self.stay, now)
+            self.history = self.history.after_idling(now - self.idle_s)
+        self._serve(now)
+        self.history = self.history.after_use(now)
+        self.served += 1
+        upcoming = self.model.arrivals_s[self.served : self.served + 1]
+        busy = bool(upcoming) and upcoming[0] <= self.idle_s
+        self.stay = None if busy else keep_alive(self.model, self.history, self.idle_s)
+
+    def close(self, end_s: float) -> None:
+        if self.stay is not None and end_s > self.idle_s:
+            self._idle(self.stay, end_s)
         self._unload(max(end_s, self.idle_s))
 
     def _idle(self, stay: Stay, now: float) -> None:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from ekiben.fleet.policy.history import NOTABLE_GAP_S
+from ekiben.contract import NOTABLE_GAP_S
 
 PRICE_BYTES: Final = 550e9
 """Where models get 100 recorded requests a day, less waiting and less memory than 5 minutes for all."""

@@ -1,4 +1,4 @@
-"""Who has to go: never the busy or pinned, never in vain, never more than needed."""
+"""Who has to go: never in vain, never more than needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ekiben.fleet.policy.eviction import Resident, recency, seconds_saved_per_byte, victims
+from ekiben.contract import Resident
+from ekiben.fleet.policy.victims import victims
+from ekiben_adaptive.policy import Adaptive
+from ekiben_classic.policy import Classic
+
+spared = Adaptive().worth
+recency = Classic().worth
 
 SMALL = Resident("small", size_bytes=1_000, cold_cost_s=2.0, rate=1.0, last_use_s=10.0)
 """Saves 2 ms per byte."""
@@ -23,13 +29,13 @@ def names(plan: tuple[Resident, ...] | None) -> list[str] | None:
 
 
 def test_the_worth_is_the_waiting_that_a_byte_spares() -> None:
-    assert [seconds_saved_per_byte(r) for r in (SMALL, LARGE, POPULAR)] == [0.002, 0.001, 0.005]
+    assert [spared(r) for r in (SMALL, LARGE, POPULAR)] == [0.002, 0.001, 0.005]
 
 
 def test_the_least_worthy_goes_first() -> None:
-    assert names(victims(ALL, needed_bytes=1)) == ["large"]
-    assert names(victims(ALL, needed_bytes=10_001)) == ["large", "small"]
-    assert names(victims(ALL, needed_bytes=21_000)) == ["large", "small", "popular"]
+    assert names(victims(ALL, needed_bytes=1, worth=spared)) == ["large"]
+    assert names(victims(ALL, needed_bytes=10_001, worth=spared)) == ["large", "small"]
+    assert names(victims(ALL, needed_bytes=21_000, worth=spared)) == ["large", "small", "popular"]
 
 
 def test_the_longest_unused_goes_first() -> None:
@@ -43,24 +49,19 @@ def test_who_is_not_needed_after_all_is_spared() -> None:
 
 
 def test_nothing_needed_harms_nobody() -> None:
-    assert victims(ALL, needed_bytes=0) == ()
-    assert victims(ALL, needed_bytes=-5) == ()
+    assert victims(ALL, needed_bytes=0, worth=spared) == ()
+    assert victims(ALL, needed_bytes=-5, worth=spared) == ()
 
 
 def test_what_cannot_be_freed_is_no_plan() -> None:
-    assert victims(ALL, needed_bytes=21_001) is None
-    assert victims((), needed_bytes=1) is None
-
-
-def test_the_busy_and_the_pinned_stay() -> None:
-    residents = (replace(LARGE, busy=True), replace(SMALL, pinned=True), POPULAR)
-    assert names(victims(residents, needed_bytes=1)) == ["popular"]
-    assert victims(residents, needed_bytes=10_001) is None
+    assert victims(ALL, needed_bytes=21_001, worth=spared) is None
+    assert victims((), needed_bytes=1, worth=spared) is None
 
 
 def test_equals_go_by_name_whatever_the_order() -> None:
     twins = (replace(SMALL, name="b"), replace(SMALL, name="a"))
-    assert names(victims(twins, needed_bytes=1)) == names(victims(twins[::-1], needed_bytes=1)) == ["a"]
+    for order in (twins, twins[::-1]):
+        assert names(victims(order, needed_bytes=1, worth=spared)) == ["a"]
 
 
 residents_of_any_kind = st.lists(
@@ -71,22 +72,19 @@ residents_of_any_kind = st.lists(
         cold_cost_s=st.floats(0, 100),
         rate=st.floats(0, 100),
         last_use_s=st.floats(0, 100),
-        busy=st.booleans(),
-        pinned=st.booleans(),
     ),
     max_size=12,
     unique_by=lambda resident: resident.name,
 )
 
 
-@given(residents_of_any_kind, st.integers(1, 400), st.sampled_from([recency, seconds_saved_per_byte]))
+@given(residents_of_any_kind, st.integers(1, 400), st.sampled_from([recency, spared]))
 def test_a_plan_frees_enough_with_nobody_to_spare(residents, needed_bytes, worth) -> None:  # type: ignore[no-untyped-def]
     plan = victims(residents, needed_bytes=needed_bytes, worth=worth)
-    movable = [r for r in residents if not r.busy and not r.pinned]
     if plan is None:
-        assert sum(r.size_bytes for r in movable) < needed_bytes
+        assert sum(r.size_bytes for r in residents) < needed_bytes
         return
-    assert set(plan) <= set(movable)
+    assert set(plan) <= set(residents)
     freed_bytes = sum(r.size_bytes for r in plan)
     assert freed_bytes >= needed_bytes
     assert all(freed_bytes - r.size_bytes < needed_bytes for r in plan)

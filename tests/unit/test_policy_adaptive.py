@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ekiben.fleet.policy.keep_alive import MARGIN, break_even_s, keep_alive_s
+from ekiben_adaptive.renewal import MARGIN, break_even_s, keep_alive_s
 
 
 def cost(tau_s: float, gaps_s: Sequence[float], break_even: float) -> float:

@@ -1,0 +1,89 @@
+"""The policy that the platform goes by: the one asked for, guarded, or the one that is always there.
+
+A policy is the only kind of plugin that runs inside the platform, so one of somebody else is first tried
+out in a process of its own. No policy can keep the platform from starting, or stop it from deciding.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Final, TypeVar, cast
+
+from ekiben.contract.policy import Idle, Policy, Resident
+from ekiben.plugins.discovery import OWN_DISTRIBUTION, Plugins, load_object
+from ekiben.plugins.doctor import examine
+
+logger = logging.getLogger(__name__)
+
+DEFAULT: Final = "adaptive"
+SPARE: Final = "classic"
+"""For when the default itself is in trouble."""
+TRIAL_S: Final = 20.0
+"""How long a policy of somebody else may take to import."""
+
+_Question = TypeVar("_Question", Resident, Idle)
+
+
+def choose_policy(plugins: Plugins, wanted: str = DEFAULT) -> Policy:
+    """The policy `wanted`, or the default one, with a word of warning. Blocks while it is tried out."""
+    spare_id = SPARE if wanted == DEFAULT else DEFAULT
+    spare = cast(Policy, load_object(plugins.policies()[spare_id]))
+    try:
+        chosen = _load(plugins, wanted)
+    except Exception as error:  # noqa: BLE001 - whatever a plugin raises must not stop the platform
+        logger.warning("policy %r cannot be used, going by %r: %s", wanted, spare_id, _said(error))
+        return spare
+    return GuardedPolicy(chosen, wanted, spare=spare, spare_id=spare_id)
+
+
+def _load(plugins: Plugins, wanted: str) -> Policy:
+    known = plugins.policies()
+    if wanted not in known:
+        reasons = [broken.reason for broken in plugins.broken if broken.id == wanted]
+        raise LookupError(reasons[0] if reasons else f"there is none (known: {', '.join(sorted(known))})")
+    plugin = known[wanted]
+    if plugin.distribution != OWN_DISTRIBUTION:
+        for finding in examine(plugins, [wanted], deadline_s=TRIAL_S):
+            if finding.distribution == plugin.distribution and not finding.ready:
+                raise LookupError(finding.problem)
+    return cast(Policy, load_object(plugin))
+
+
+class GuardedPolicy:
+    """Decides by one policy until that fails; from then on by another one."""
+
+    def __init__(self, policy: Policy, policy_id: str, *, spare: Policy, spare_id: str) -> None:
+        self._policy = policy
+        self._policy_id = policy_id
+        self._spare: Policy | None = spare
+        self._spare_id = spare_id
+
+    def worth(self, resident: Resident) -> float:
+        return self._ask(lambda policy: policy.worth, resident, least=-math.inf)
+
+    def keep_alive_s(self, idle: Idle) -> float:
+        return self._ask(lambda policy: policy.keep_alive_s, idle, least=0.0)
+
+    def _ask(
+        self, method: Callable[[Policy], Callable[[_Question], float]], question: _Question, *, least: float
+    ) -> float:
+        if self._spare is None:
+            return method(self._policy)(question)
+        try:
+            answer: object = method(self._policy)(question)
+            if isinstance(answer, (int, float)) and answer >= least:  # which NaN never is
+                return answer
+            problem = f"it answers {answer!r} about {question.name!r}"
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises must not stop the loop
+            problem = _said(error)
+        logger.warning(
+            "policy %r failed, going by %r from now on: %s", self._policy_id, self._spare_id, problem
+        )
+        self._policy, self._spare = self._spare, None
+        return method(self._policy)(question)
+
+
+def _said(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
