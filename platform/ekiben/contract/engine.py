@@ -28,14 +28,23 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes that a load will hold, before it is tried. The platform measures and learns afterwards."""
+    """Bytes by which a load and the work after it will make the process grow, before it is tried.
+
+    What the process holds already is not in it, so a library counts unless it is imported by now. Without
+    a measured need it decides whether the model is started at all: reckon with the largest request that
+    the options allow. The platform measures and learns afterwards.
+    """
 
     weights_bytes: int
+    """On the device of the request."""
     working_bytes: int
-    """KV cache, activations and whatever else comes on top of the weights."""
+    """There too: KV cache, activations, libraries and whatever else comes on top of the weights."""
+    host_bytes: int = 0
+    """What a load on a GPU holds of the host's memory besides. On the CPU everything is in the others."""
 
     @property
     def total_bytes(self) -> int:
+        """On the device of the request."""
         return self.weights_bytes + self.working_bytes
 
 

@@ -231,8 +231,8 @@ def _need_report(estimate: MemoryEstimate, device: Device) -> Report:
     on_host = device.kind == "cpu"
     return Report(
         stage=Stage.STARTING,
-        memory_bytes=held + estimate.total_bytes,
-        host_bytes=held + (estimate.total_bytes if on_host else 0),
+        memory_bytes=held + estimate.total_bytes + (0 if on_host else estimate.host_bytes),
+        host_bytes=held + (estimate.total_bytes if on_host else estimate.host_bytes),
         device_bytes=None if on_host else estimate.total_bytes,
     )
 

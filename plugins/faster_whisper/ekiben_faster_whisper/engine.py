@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -27,19 +28,31 @@ if TYPE_CHECKING:
 
 FILES: Final = ("model.bin", "config.json", "tokenizer.json")
 """Without its tokenizer the library would look for one on a hub."""
-_WORKING_BYTES: Final = 300 * 2**20
-"""Spectrogram and beams of one piece, and the library itself."""
+_LIBRARY_BYTES: Final = 40 * 2**20
+"""What CTranslate2 and faster-whisper hold by themselves."""
+_WORKING_BYTES: Final = 170 * 2**20
+_WORKING_SHARE: Final = 0.25
+"""Spectrogram, encoder and beams of one piece: a part of them grows with the model; measured."""
+_GPU_HOST_BYTES: Final = 512 * 2**20
+"""What the CUDA libraries hold of the host's memory, allowed for."""
 
 
 class FasterWhisper:
     """The engine of the manifest."""
 
     def estimate_memory(self, request: LoadRequest) -> MemoryEstimate:
-        """Weights are converted on load: files hold 16-bit numbers, float32 takes twice that."""
+        """Weights are converted on load: files hold 16-bit numbers, float32 takes twice that.
+
+        Narrower types take less in the end, but the file is in memory while it is converted.
+        """
         _require_files(request.weights)
         size = (request.weights / "model.bin").stat().st_size
-        wide = _compute_type(request) == "float32"
-        return MemoryEstimate(weights_bytes=size * 2 if wide else size, working_bytes=_WORKING_BYTES)
+        library = 0 if "ctranslate2" in sys.modules else _LIBRARY_BYTES
+        return MemoryEstimate(
+            weights_bytes=size * 2 if _compute_type(request) == "float32" else size,
+            working_bytes=library + _WORKING_BYTES + int(size * _WORKING_SHARE),
+            host_bytes=_GPU_HOST_BYTES,
+        )
 
     async def load(self, request: LoadRequest) -> LoadedWhisper:
         """Read the weights, in a thread. Raises LoadFailed."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from ekiben.contract import ConfigError, LoadFailed, LoadRequest, MemoryEstimate
 from ekiben.contract.gguf import GgufModel, read_gguf, shards
 from ekiben_llama_cpp.client import LlamaClient
-from ekiben_llama_cpp.memory import working_bytes
+from ekiben_llama_cpp.memory import estimate
 from ekiben_llama_cpp.model import LlamaModel
 from ekiben_llama_cpp.native import NativeServer, http_threads
 
@@ -18,10 +18,8 @@ class LlamaCpp:
 
     def estimate_memory(self, request: LoadRequest) -> MemoryEstimate:
         model, files = _read(request.weights)
-        return MemoryEstimate(
-            weights_bytes=sum(file.stat().st_size for file in files),
-            working_bytes=working_bytes(model, request.options, device=request.device.kind),
-        )
+        size_bytes = sum(file.stat().st_size for file in files)
+        return estimate(model, size_bytes, request.options, device=request.device.kind)
 
     async def load(self, request: LoadRequest) -> LlamaModel:
         model, _ = await asyncio.to_thread(_read, request.weights)

@@ -7,13 +7,24 @@ scores of attention, which its graph allocator reserves for the worst case.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ekiben.contract import MemoryEstimate
 from ekiben.contract.gguf import GgufModel
 
 CACHE_BYTES: Final[Mapping[str, float]] = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 """Bytes of one number in the cache of keys and values; the quantised ones are blocks of 32."""
+
+LIBRARY_BYTES: Final = 24 * 2**20
+"""What of llama.cpp's code is used."""
+SERVER_BYTES: Final = 12 * 2**20
+"""Vocabulary, threads and what else llama.cpp's server keeps; measured."""
+GPU_CONTEXT_BYTES: Final = 448 * 2**20
+"""What CUDA takes of a GPU for itself, allowed for."""
+GPU_HOST_BYTES: Final = 384 * 2**20
+"""What it takes of the host's memory, allowed for."""
 
 _CPU_BATCH: Final = 32
 _GPU_BATCH: Final = 512
@@ -34,8 +45,27 @@ def batch_tokens(options: Mapping[str, Any], *, device: str) -> int:
     return given or (_CPU_BATCH if device == "cpu" else _GPU_BATCH)
 
 
+def estimate(model: GgufModel, size_bytes: int, options: Mapping[str, Any], *, device: str) -> MemoryEstimate:
+    """`size_bytes`: of the files. On a GPU, layers that have no room there stay on the host."""
+    working = working_bytes(model, options, device=device)
+    library = 0 if "xllamacpp" in sys.modules else LIBRARY_BYTES
+    prompts = options["prompt_cache_mb"] * 2**20
+    if device == "cpu":
+        whole = SERVER_BYTES + library + working + prompts
+        return MemoryEstimate(weights_bytes=size_bytes, working_bytes=whole)
+    layers = _number(model, "block_count", 1) + 1
+    share = min(layers, options.get("gpu_layers", layers)) / layers
+    on_gpu = GPU_CONTEXT_BYTES + int(working * share)
+    left = int((size_bytes + working) * (1 - share))
+    return MemoryEstimate(
+        weights_bytes=int(size_bytes * share),
+        working_bytes=on_gpu,
+        host_bytes=SERVER_BYTES + library + GPU_HOST_BYTES + prompts + left,
+    )
+
+
 def working_bytes(model: GgufModel, options: Mapping[str, Any], *, device: str) -> int:
-    """Everything but the weights."""
+    """Cache and activations."""
     tokens = context_tokens(model, options) * options["parallel"]
     batch = batch_tokens(options, device=device)
     return _cache_bytes(model, tokens, options["kv_cache"]) + _compute_bytes(model, tokens, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 
 from ekiben.contract import LoadedModel, LoadRequest, MemoryEstimate
@@ -13,6 +14,8 @@ LIBRARY_BYTES: Final = 400 * 2**20
 """What torch and transformers hold by themselves."""
 ACTIVATION_BYTES: Final = 96
 """Of one token in one hidden dimension, at the peak of a batch; measured."""
+GPU_HOST_BYTES: Final = 1024 * 2**20
+"""What torch's part for GPUs holds of the host's memory, allowed for; the rest is `LIBRARY_BYTES`."""
 LONGEST_TOKENS: Final = 2048
 """Inputs this long come few to a batch, so more of them together are not reckoned with."""
 
@@ -26,9 +29,12 @@ class SentenceTransformers:
         width = WIDTH_BYTES[str(request.options["dtype"])]
         length = min(LONGEST_TOKENS, int(request.options.get("max_length", folder.max_length())))
         tokens = int(request.options["batch_size"]) * length
+        library = 0 if "torch" in sys.modules else LIBRARY_BYTES
+        on_host = request.device.kind == "cpu"
         return MemoryEstimate(
             weights_bytes=folder.parameters() * width,
-            working_bytes=LIBRARY_BYTES + tokens * folder.hidden_size() * ACTIVATION_BYTES,
+            working_bytes=tokens * folder.hidden_size() * ACTIVATION_BYTES + (library if on_host else 0),
+            host_bytes=library + GPU_HOST_BYTES,
         )
 
     async def load(self, request: LoadRequest) -> LoadedModel:
