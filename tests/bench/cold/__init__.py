@@ -1,0 +1,1 @@
+"""Cold starts side by side: `make bench-cold`, or `python -m tests.bench.cold [SECTION…]`."""

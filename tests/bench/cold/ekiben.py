@@ -1,0 +1,56 @@
+"""The platform as a contender: its models are cold, their engine's zygote is warm where there is one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from tests.bench.cold.measure import Bench, Contender, Shoot, Shot
+from tests.bench.cold.questions import Ask
+from tests.running import Platform
+
+SPAWNED: Final = {"EKIBEN_ZYGOTE": "off"}
+
+
+@contextmanager
+def platform(bench: Bench, name: str, **env: str) -> Iterator[Platform]:
+    """A platform with a home of its own, and the shared weights."""
+    running = Platform(bench.folder / name, bench.weights / "weights", env=env).start()
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+def cold(bench: Bench, name: str, *, model: str, ask: Ask, **env: str) -> Contender:
+    """A request to a cold model, with the stages that the replica tells of."""
+
+    @contextmanager
+    def open_() -> Iterator[Shoot]:
+        home = "".join(char for char in name if char.isalnum())
+        with platform(bench, home, **env) as running:
+            yield lambda: shoot(running, model, ask)
+
+    return Contender(name, open_)
+
+
+def shoot(running: Platform, model: str, ask: Ask) -> Shot:
+    """Stop the model, and ask."""
+    running.post(f"/api/models/{model}/stop")
+    seconds = timed(running, ask)
+    return Shot(seconds, ledger(running, model, seconds))
+
+
+def timed(running: Platform, ask: Ask) -> float:
+    started = time.perf_counter()
+    ask(running.url)
+    return time.perf_counter() - started
+
+
+def ledger(running: Platform, model: str, seconds: float) -> dict[str, float]:
+    """The stages of the replica that answered; what they leave of the whole is the request's own."""
+    (replica,) = running.model(model)["replicas"]
+    stages: dict[str, Any] = replica["stages_s"]
+    return {**stages, "request": seconds - sum(stages.values())}
