@@ -37,6 +37,9 @@ format: $(VENV)/.installed-test ## rewrite the code in the house's format
 bench: $(VENV)/.installed-test ## the numbers of the README, as JSON lines
 	$(BIN)/python -m tests.bench
 
+bench-cold: $(VENV)/.installed-test ## cold starts beside other servers, which it installs in a cache folder
+	$(BIN)/python -m tests.bench.cold $(SECTIONS)
+
 clean: ## remove the virtual environment
 	rm -rf $(VENV)
 

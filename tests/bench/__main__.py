@@ -1,6 +1,7 @@
 """`python -m tests.bench [NAME…]`: run benchmarks, print one JSON object a line.
 
-Times are medians of several runs; compare ratios, since machines are noisy.
+Times are medians of several runs; compare ratios, since machines are noisy. Cold starts have a run of
+their own, `tests.bench.cold`, since they take long and are measured beside others.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.bench import cold_start, gateway_overhead, idle, installed_size, start_up
+from tests.bench import gateway_overhead, idle, installed_size, start_up
 from tests.bench.home import weights_home
 
 Benchmark = Callable[[Path, Path], Iterator[dict[str, Any]]]
@@ -20,7 +21,6 @@ Benchmark = Callable[[Path, Path], Iterator[dict[str, Any]]]
 BENCHMARKS: dict[str, Benchmark] = {
     "start-up": start_up.run,
     "idle": idle.run,
-    "cold-start": cold_start.run,
     "gateway-overhead": gateway_overhead.run,
     "installed-size": installed_size.run,
 }

@@ -7,11 +7,12 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from tests.bench.cold import first_answers, first_token
+from tests.bench.cold import adoption, catalog, crowd, fairness, first_answers, first_token, memory, swap
 from tests.bench.cold.measure import Bench, Row, say
 from tests.bench.home import weights_home
 
@@ -20,6 +21,12 @@ Section = Callable[[Bench], Iterator[Row]]
 SECTIONS: Final[dict[str, Section]] = {
     "first-token": first_token.run,
     "first-answers": first_answers.run,
+    "crowd": crowd.run,
+    "swap": swap.run,
+    "fairness": fairness.run,
+    "memory": memory.run,
+    "adoption": adoption.run,
+    "catalog": catalog.run,
 }
 
 
@@ -31,14 +38,29 @@ def main(names: list[str]) -> int:
     weights = weights_home()
     cache = Path(os.environ.get("EKIBEN_BENCH_CACHE") or "~/.cache/ekiben-bench").expanduser().absolute()
     cache.mkdir(parents=True, exist_ok=True)
-    for name in names or SECTIONS:
-        say(f"{name}:")
-        started = time.perf_counter()
-        with tempfile.TemporaryDirectory(prefix="ek-", ignore_cleanup_errors=True) as folder:
+    results = [_run(name, weights, cache) for name in names or SECTIONS]
+    return 0 if all(results) else 1
+
+
+def _run(name: str, weights: Path, cache: Path) -> bool:
+    """A section that breaks down is a row that says so; the others go on."""
+    say(f"{name}:")
+    started = time.perf_counter()
+    whole = True
+    with tempfile.TemporaryDirectory(prefix="ek-", ignore_cleanup_errors=True) as folder:
+        try:
             for row in SECTIONS[name](Bench(Path(folder), weights, cache)):
-                print(json.dumps({"section": name, **row}), flush=True)
-        say(f"{name}: took {time.perf_counter() - started:.0f} s")
-    return 0
+                _print({"section": name, **row})
+        except Exception as error:  # noqa: BLE001 - of any kind, a peer's too
+            traceback.print_exc()
+            _print({"section": name, "row": name, "failed": f"{type(error).__name__}: {error}"})
+            whole = False
+    say(f"{name}: took {time.perf_counter() - started:.0f} s")
+    return whole
+
+
+def _print(row: Row) -> None:
+    print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from tests.bench.cold.measure import Bench, Contender, Shoot, Shot
+from tests.bench.cold.measure import Bench, Contender, Shoot, Shot, seconds_of
 from tests.bench.cold.questions import Ask
 from tests.running import Platform
 
@@ -39,14 +38,8 @@ def cold(bench: Bench, name: str, *, model: str, ask: Ask, **env: str) -> Conten
 def shoot(running: Platform, model: str, ask: Ask) -> Shot:
     """Stop the model, and ask."""
     running.post(f"/api/models/{model}/stop")
-    seconds = timed(running, ask)
+    seconds = seconds_of(lambda: ask(running.url))
     return Shot(seconds, ledger(running, model, seconds))
-
-
-def timed(running: Platform, ask: Ask) -> float:
-    started = time.perf_counter()
-    ask(running.url)
-    return time.perf_counter() - started
 
 
 def ledger(running: Platform, model: str, seconds: float) -> dict[str, float]:

@@ -34,14 +34,13 @@ def run(bench: Bench) -> Iterator[Row]:
 
 def _compare(contest: Contest, bench: Bench) -> Iterator[Row]:
     model = contest.model
-    fresh, ready, ours = (f"{model}: {who}" for who in ("fresh process", "imported process", "ekiben, forked"))
+    fresh, ready = f"{model}: fresh process", f"{model}: imported process"
+    ours = f"{model}: ekiben, forked"
     weights = weights_of(model, bench.weights)
     threads = len(os.sched_getaffinity(0))
     shots, absent = alternate(
         [
-            bare.fresh(
-                fresh, contest.script, weights=weights, folder=bench.folder / "bare", threads=threads
-            ),
+            bare.fresh(fresh, contest.script, weights=weights, folder=bench.folder / "bare", threads=threads),
             ekiben.cold(bench, ours, model=model, ask=contest.ask),
         ],
         rounds=bench.rounds,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
-from tests.bench.cold import bare, ekiben, llama_router, stock_bentoml
+from tests.bench.cold import bare, ekiben, llama_router, stock_bentoml, xinference
 from tests.bench.cold.measure import Bench, Row, alternate, number, rows_of
 from tests.bench.cold.questions import Chat
 from tests.bench.home import MODEL, weights_of
@@ -29,6 +29,7 @@ def run(bench: Bench) -> Iterator[Row]:
             llama_router.cold(bench, weights),
             ekiben.cold(bench, SPAWNED, model=MODEL, ask=Chat(MODEL), **ekiben.SPAWNED),
             stock_bentoml.cold(bench, weights),
+            xinference.cold(bench, weights),
         ],
         rounds=bench.rounds,
     )
@@ -36,3 +37,4 @@ def run(bench: Bench) -> Iterator[Row]:
     yield from absent
     yield from number("cold GGUF / bare engine", shots, ours=FORKED, theirs=BARE, at_most=0.7)
     yield from number("cold GGUF / router", shots, ours=FORKED, theirs=llama_router.NAME, at_most=1.0)
+    yield from number("cold GGUF / Xinference", shots, ours=FORKED, theirs=xinference.NAME, at_most=0.08)

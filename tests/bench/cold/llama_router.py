@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.bench.cold.measure import Bench, Contender, Shoot, Shot
+from tests.bench.cold.measure import Bench, Contender, Shoot, Shot, seconds_of
 from tests.bench.cold.peers import environment
-from tests.bench.cold.questions import Chat, call
+from tests.bench.cold.questions import Ask, Chat, call
 from tests.bench.cold.servers import free_port, running, wait_for_answer
 
 NAME: Final = "llama-server router"
@@ -42,7 +42,9 @@ class Router:
 
 
 @contextmanager
-def router(bench: Bench, weights: Path, *, models: Sequence[str], flags: Sequence[str] = ()) -> Iterator[Router]:
+def router(
+    bench: Bench, weights: Path, *, models: Sequence[str], flags: Sequence[str] = ()
+) -> Iterator[Router]:
     """It serves the same weights under several names. Raises Unavailable."""
     program = _program(environment("llama-router", _PACKAGES, cache=bench.cache))
     folder = bench.folder / "llama-router"
@@ -60,22 +62,23 @@ def router(bench: Bench, weights: Path, *, models: Sequence[str], flags: Sequenc
         yield Router(url)
 
 
-def cold(bench: Bench, weights: Path) -> Contender:
+def cold(
+    bench: Bench, weights: Path, *, name: str = NAME, crowd: Callable[[Ask], Ask] = lambda ask: ask
+) -> Contender:
     """From the request to the first token; the router tells nothing of what it does meanwhile."""
+    ask = crowd(Chat("model"))
 
     @contextmanager
     def open_() -> Iterator[Shoot]:
         with router(bench, weights, models=["model"]) as peer:
-            yield lambda: _shoot(peer)
+            yield lambda: _shoot(peer, ask)
 
-    return Contender(NAME, open_)
+    return Contender(name, open_)
 
 
-def _shoot(peer: Router) -> Shot:
+def _shoot(peer: Router, ask: Ask) -> Shot:
     peer.unload("model")
-    started = time.perf_counter()
-    Chat("model")(peer.url)
-    return Shot(time.perf_counter() - started, {})
+    return Shot(seconds_of(lambda: ask(peer.url)), {})
 
 
 def _program(folder: Path) -> Path:

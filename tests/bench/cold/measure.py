@@ -111,9 +111,9 @@ def rows_of(shots: Mapping[str, Sequence[Shot]]) -> Iterator[Row]:
 
 
 def number(
-    name: str, shots: Mapping[str, Sequence[Shot]], *, ours: str, theirs: str, at_most: float
+    name: str, shots: Mapping[str, Sequence[Shot]], *, ours: str, theirs: str, at_most: float | None = None
 ) -> Iterator[Row]:
-    """A ratio that must hold; nothing when one of the two was absent.
+    """A ratio, that must hold if there is a limit; nothing when one of the two was absent.
 
     Of the medians, and beside it the median of the rounds' own ratios, which noise moves less.
     """
@@ -125,5 +125,12 @@ def number(
     yield verdict(name, round(ratio, 3), at_most=at_most, by_round=round(by_round, 3), runs=len(mine))
 
 
-def verdict(name: str, value: float, *, at_most: float, **more: Any) -> Row:
-    return {"row": name, "value": value, "at_most": at_most, "held": value <= at_most, **more}
+def verdict(name: str, value: float, *, at_most: float | None = None, **more: Any) -> Row:
+    limit = {} if at_most is None else {"at_most": at_most, "held": value <= at_most}
+    return {"row": name, "value": value, **limit, **more}
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

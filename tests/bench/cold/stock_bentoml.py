@@ -14,7 +14,7 @@ from tests.bench.cold.questions import Chat
 from tests.bench.cold.servers import free_port, running, wait_for_port
 
 NAME: Final = "bentoml serve, fresh process"
-SERVICE: Final = '''
+SERVICE: Final = """
 import asyncio, json, os
 import bentoml
 from starlette.applications import Starlette
@@ -47,7 +47,7 @@ class Stock:
         params.verbosity = -1
         params.hostnames = [os.environ["STOCK_SOCKET"]]
         self.engine = xllamacpp.Server(params)
-'''
+"""
 
 
 def cold(bench: Bench, weights: Path) -> Contender:
