@@ -27,6 +27,11 @@ def install(site: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
+def mayfly_spec(name: str, weights: Path, **more: Any) -> dict[str, Any]:
+    variant = {"format": "larva", "engine": "mayfly", "source": {"kind": "local", "path": str(weights)}}
+    return {"name": name, "family": "llm", "abilities": ["chat"], "variants": [variant]} | more
+
+
 class Mayfly:
     """One model. Its script is in `ekiben_mayfly.engine`."""
 
@@ -37,10 +42,7 @@ class Mayfly:
         self.name = name
         self.weights = folder / f"{name}.larva"
         self.become(load=load, unload=unload)
-        source = {"kind": "local", "path": str(self.weights)}
-        variant = {"format": "larva", "engine": "mayfly", "source": source}
-        whole = {"name": name, "family": "llm", "abilities": ["chat"], "variants": [variant]} | spec
-        added = platform.post("/api/models", {"spec": whole})
+        added = platform.post("/api/models", {"spec": mayfly_spec(name, self.weights, **spec)})
         assert added["error"] is None, added
 
     def become(self, *, load: str = "", unload: str = "") -> None:

@@ -24,6 +24,7 @@
     │   ├── ReplicaDied               502
     │   └── EngineTimeout             504
     └── ConfigError         exit code 2 on the command line
+        └── DatabaseFailed            503 while the platform runs
 
 Status, type and code live on the class; `envelope` is the one place that renders the OpenAI body.
 Messages are lower case, name what happened and what to do, and end without a full stop.
@@ -207,6 +208,14 @@ class ConfigError(EkibenError):
     """A setting, a spec or the home folder is wrong: the command line says it and exits with 2."""
 
     code = "configuration_error"
+
+
+class DatabaseFailed(ConfigError):
+    """What must be written down, or read, cannot be: nothing has changed, and models are served as before."""
+
+    status = 503
+    type = "service_unavailable_error"
+    code = "database_failed"
 
 
 def retry_after_header(seconds: float) -> dict[str, str]:

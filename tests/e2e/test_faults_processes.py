@@ -132,7 +132,7 @@ def test_d4_death_in_the_load_fails_the_model_with_the_last_words_of_its_log(
     with pytest.raises(openai.APIStatusError) as caught:
         fly.ask()
     how = {"!kill": "SIGKILL", "!segv": "SIGSEGV", "!exit": "exit code 0"}[death]
-    assert caught.value.code == "load_failed" and how in caught.value.message
+    assert caught.value.code == "model_load_failed" and how in caught.value.message
     status = fly.wait_for("failed")
     assert how in status["error"] and status["retry_in_s"] is not None
     words = {"!segv": "touches what is not there", "!exit": "has had enough"}

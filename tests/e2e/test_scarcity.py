@@ -1,4 +1,4 @@
-"""What a platform says when something it needs is not there: an engine, or room on the disk."""
+"""What a platform says when something it needs is not there: an engine, or room on the disk (row D7)."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_full_disk_is_told_and_breaks_nothing(small_disk: Path, weights: Callable[[str], Path]) -> None:
+def test_d7_disk_full_of_weights_is_told_and_breaks_nothing(small_disk: Path, weights: Callable[[str], Path]) -> None:
     platform = Platform(small_disk / "home", None).start()
     try:
         with pytest.raises(openai.APIStatusError) as caught:

@@ -13,7 +13,7 @@ import msgspec
 from ekiben.catalog.inspect import spec_from_path
 from ekiben.catalog.specs import parse_spec
 from ekiben.contract.model import ModelSpec
-from ekiben.errors import ConfigError, Conflict, InvalidRequest, NotFound, PermissionDenied
+from ekiben.errors import ConfigError, Conflict, DatabaseFailed, InvalidRequest, NotFound, PermissionDenied
 from ekiben.fleet.types import FleetPort, ModelStatus
 from ekiben.gateway.answers import TEXT, Answer, json_answer
 from ekiben.gateway.body import read_body
@@ -83,6 +83,8 @@ class Api:
         try:
             spec = await asyncio.to_thread(self._spec_of, request, local=local)
             entry = await asyncio.to_thread(self._catalog.add, spec, replace=replace)
+        except DatabaseFailed:
+            raise
         except ConfigError as error:
             raise InvalidRequest(error.message, code=ConfigError.code) from None
         name = entry.spec.name

@@ -25,6 +25,7 @@ from ekiben.runtime.channel import Channel
 from ekiben.runtime.devices import visible
 from ekiben.runtime.footprint import host_bytes
 from ekiben.runtime.host import SCRATCH, ModelHost, assignment_of
+from ekiben.runtime.output import survive_full_disks
 from ekiben.runtime.protocol import ORDER_FILE, Order, Report, Stage
 from ekiben.settings import export
 
@@ -53,6 +54,7 @@ def main(arguments: list[str]) -> NoReturn:
 
 
 def log_to_standard_error() -> None:
+    survive_full_disks()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("ekiben").setLevel(logging.INFO)
 

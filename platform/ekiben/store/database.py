@@ -1,7 +1,7 @@
 """One database, opened, migrated and spoken to in short transactions. SQLite by default.
 
 A transaction that ended without an exception is on the disk: it survives `kill -9` and loss of power.
-What goes wrong in the database becomes a ConfigError that says what to do; the file is never deleted or
+What goes wrong in the database becomes a DatabaseFailed that says what to do; the file is never deleted or
 recreated. Which rows there are is the business of the repositories beside this module.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from ekiben.errors import ConfigError
+from ekiben.errors import ConfigError, DatabaseFailed
 from ekiben.store.schema import HEAD, REVISIONS
 
 logger = logging.getLogger(__name__)
@@ -132,15 +132,15 @@ def _revision(connection: Connection) -> str | None:
 
 @contextmanager
 def _explained(url: URL) -> Iterator[None]:
-    """Errors of the database as ConfigError, with what to do and without a password."""
+    """Errors of the database as DatabaseFailed, with what to do and without a password."""
     try:
         yield
     except DBAPIError as error:
         reason = " ".join(str(error.orig).split())
-        raise ConfigError(f"the database {_shown(url)} {_diagnosis(reason)}") from error
+        raise DatabaseFailed(f"the database {_shown(url)} {_diagnosis(reason)}") from error
     except SQLAlchemyError as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"the database {_shown(url)} failed: {reason}") from error
+        raise DatabaseFailed(f"the database {_shown(url)} failed: {reason}") from error
 
 
 def _diagnosis(reason: str) -> str:
