@@ -106,7 +106,8 @@ class Mayfly:
     def wait_for_load(self, count: int = 1) -> int:
         """The process id of the load with that number, counted from 1, once it has begun."""
         return wait_until(
-            lambda: self.loads[count - 1] if len(self.loads) >= count else None, f"load {count} of {self.name}"
+            lambda: self.loads[count - 1] if len(self.loads) >= count else None,
+            f"load {count} of {self.name}",
         )
 
     def _notes(self, suffix: str) -> list[str]:

@@ -209,7 +209,7 @@ def cgroup_of(limit_bytes: int) -> Iterator[Path]:
                 yield folder / "cgroup.procs"
                 return
         finally:
-            wait_until(lambda: remove(folder) or None, "the group to be empty", timeout_s=10)
+            wait_until(lambda folder=folder: remove(folder) or None, "the group to be empty", timeout_s=10)
     pytest.skip("this machine lets nobody make a cgroup with a limit on memory")
 
 

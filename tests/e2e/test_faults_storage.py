@@ -285,9 +285,7 @@ def test_d8_schema_of_a_newer_version(tmp_path: Path, start: Callable[..., Platf
 
 
 @pytest.mark.parametrize("revision", REVISIONS[:-1])
-def test_d8_schema_of_an_older_version(
-    tmp_path: Path, start: Callable[..., Platform], revision: str
-) -> None:
+def test_d8_schema_of_an_older_version(tmp_path: Path, start: Callable[..., Platform], revision: str) -> None:
     home = tmp_path / "h"
     home.mkdir()
     engine = create_engine(f"sqlite:///{home / 'ekiben.db'}")

@@ -87,7 +87,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_d7_disk_full_of_weights_is_told_and_breaks_nothing(small_disk: Path, weights: Callable[[str], Path]) -> None:
+def test_d7_disk_full_of_weights_is_told_and_breaks_nothing(
+    small_disk: Path, weights: Callable[[str], Path]
+) -> None:
     platform = Platform(small_disk / "home", None).start()
     try:
         with pytest.raises(openai.APIStatusError) as caught:

@@ -12,8 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from ekiben.clock import SYSTEM_CLOCK
 from ekiben.contract.model import ModelSpec
 
 ORDER_FILE: Final = "order.json"
@@ -57,6 +58,8 @@ class Order(_Message):
     report_fd: int
     parent_pid: int
     """The replica ends when this process does."""
+    ordered_s: float = Field(default_factory=SYSTEM_CLOCK.monotonic)
+    """When it was written, on the clock that all processes of a machine share."""
 
 
 class Report(_Message):

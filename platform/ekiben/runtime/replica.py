@@ -26,7 +26,7 @@ from ekiben.runtime.devices import visible
 from ekiben.runtime.footprint import host_bytes
 from ekiben.runtime.host import SCRATCH, ModelHost, assignment_of
 from ekiben.runtime.output import survive_full_disks
-from ekiben.runtime.protocol import ORDER_FILE, Order, Report, Stage
+from ekiben.runtime.protocol import Order, Report, Stage
 from ekiben.settings import export
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ async def _serve(order: Order, channel: Channel, service: EkibenService | None) 
         from ekiben.runtime.bento import move_home
 
         move_home(order.folder / BENTOML_HOME)
-    stages = _Stages("python" if service is None else "fork", order.folder / ORDER_FILE)
+    stages = _Stages("python" if service is None else "fork", ordered_s=order.ordered_s)
     service = service or load_service(order.bento)
     stages.end("imports")
 
@@ -176,9 +176,10 @@ def bind(path: Path) -> socket.socket:
 class _Stages:
     """How long the parts of a start took, beginning with the writing of its order."""
 
-    def __init__(self, first: str, order: Path) -> None:
-        self._last_s = SYSTEM_CLOCK.monotonic()
-        self.seconds = {first: round(SYSTEM_CLOCK.now().timestamp() - order.stat().st_mtime, 3)}
+    def __init__(self, first: str, *, ordered_s: float) -> None:
+        self._last_s = ordered_s
+        self.seconds: dict[str, float] = {}
+        self.end(first)
 
     def end(self, name: str) -> None:
         now_s = SYSTEM_CLOCK.monotonic()
