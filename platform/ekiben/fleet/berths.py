@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket as Socket
 from socket import socketpair
 from typing import Final
+
+import psutil
 
 from ekiben.contract.model import ModelSpec
 from ekiben.fleet.types import Address
@@ -27,7 +28,7 @@ MAX_LOG_BYTES: Final = 16 * 2**20
 MAX_SOCKET_PATH: Final = 100
 """Linux takes 107 characters; engines put sockets of their own into the folder."""
 PROCESS_FILE: Final = "process"
-"""Process id and birth, so that an id which is somebody else's by now is told apart."""
+"""Process id and time of birth, so that an id which is somebody else's by now is told apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +71,11 @@ class Berth:
 
     def note_process(self, pid: int) -> None:
         """For a later platform, should the process outlive this one."""
-        if (born := birth_of(pid)) is not None:  # it may have ended already
-            (self.folder / PROCESS_FILE).write_text(f"{pid} {born}", encoding="utf-8")
+        try:
+            born = psutil.Process(pid).create_time()
+        except psutil.Error:
+            return  # it has ended already
+        (self.folder / PROCESS_FILE).write_text(f"{pid} {born}", encoding="utf-8")
 
     def hand_over(self) -> None:
         """Close the ends that are the process's, once it has them."""
@@ -162,17 +166,6 @@ def open_log(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
 
-def birth_of(pid: int) -> str | None:
-    """What no other process of this id has or had: the boot, and the ticks since then. No clock can be set
-    that would change it. None when there is no such process."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    return f"{boot}:{stat.rpartition(')')[2].split()[19]}"
-
-
 def reap_leftovers(folder: Path) -> None:
     """End what an earlier platform left behind and remove its folders.
 
@@ -181,9 +174,10 @@ def reap_leftovers(folder: Path) -> None:
     for note in folder.glob(f"*/{PROCESS_FILE}"):
         try:
             pid, born = note.read_text(encoding="utf-8").split()
-            if birth_of(int(pid)) == born:
+            process = psutil.Process(int(pid))
+            if abs(process.create_time() - float(born)) < 1:  # the clock may have been set
                 logger.warning("ending process %s that an earlier platform left behind", pid)
-                os.kill(int(pid), signal.SIGKILL)
-        except (OSError, ValueError):
+                process.kill()
+        except (OSError, ValueError, psutil.Error):
             continue  # gone, or a note that was never finished
     shutil.rmtree(folder, ignore_errors=True)
