@@ -17,9 +17,10 @@
     │   ├── QueueFull                 429
     │   ├── ModelNotReady             503
     │   └── ShuttingDown              503
-    ├── EngineError         502/504, the operator mends it
+    ├── EngineError         502 to 504, the operator mends it
     │   ├── EngineNotInstalled        502
     │   ├── LoadFailed                502
+    │   ├── InsufficientMemory        503
     │   ├── FetchFailed               502
     │   ├── ReplicaDied               502
     │   └── EngineTimeout             504
@@ -189,6 +190,14 @@ class EngineNotInstalled(EngineError):
 
 class LoadFailed(EngineError):
     code = "model_load_failed"
+
+
+class InsufficientMemory(EngineError):
+    """The model cannot fit beside what has to stay: nobody was evicted, and waiting does not help."""
+
+    status = 503
+    code = "insufficient_memory"
+    retryable = False
 
 
 class FetchFailed(EngineError):

@@ -15,7 +15,7 @@ from ekiben.errors import (
     ReplicaDied,
     ShuttingDown,
 )
-from ekiben.fleet.core import STRIKES_BEFORE_BACKOFF, SUSPECT_S, TERMINATE_GRACE_S, FleetCore
+from ekiben.fleet.core import FleetCore
 from ekiben.fleet.events import (
     Arrive,
     Changed,
@@ -32,14 +32,20 @@ from ekiben.fleet.events import (
     Release,
     Reported,
     Shutdown,
+    Started,
     Stop,
     Terminate,
     Tick,
     Want,
     Withdraw,
 )
+from ekiben.fleet.life import STRIKES_BEFORE_BACKOFF, TERMINATE_GRACE_S
+from ekiben.fleet.requests import SUSPECT_S
+from ekiben.fleet.scaling import Terms
+from ekiben.fleet.state import Rules
 from ekiben.fleet.types import State
 from ekiben.runtime.protocol import Report, Stage
+from tests.unit.fleet_in_hand import PlainPolicy
 
 M = "m"
 
@@ -48,17 +54,19 @@ class Fleet:
     """A core with a clock in the hand; `Changed` effects are left out of what it returns."""
 
     def __init__(self, *, keep_alive_s: float = 300.0, max_waiting: int = 10) -> None:
-        self.core = FleetCore(start_timeout_s=60, drain_s=30, max_waiting=max_waiting)
+        self.core = FleetCore(
+            Rules(start_timeout_s=60, drain_s=30, max_waiting=max_waiting), policy=PlainPolicy()
+        )
         self.now = 1000.0
         self.keep_alive_s = keep_alive_s
         self.tickets = 0
 
     def send(self, event: Event) -> list[Effect]:
-        return [e for e in self.core.handle(event, self.now) if not isinstance(e, Changed)]
+        return [e for e in self.core.handle(event, self.now) if not isinstance(e, (Changed, Started))]
 
     def arrive(self, want: Want = Want.LEASE) -> list[Effect]:
         self.tickets += 1
-        return self.send(Arrive(self.tickets, M, want, self.keep_alive_s))
+        return self.send(Arrive(self.tickets, M, want, Terms(keep_alive_s=self.keep_alive_s)))
 
     def later(self, seconds: float) -> list[Effect]:
         self.now += seconds
@@ -150,9 +158,7 @@ def test_releasing_twice_is_harmless(fleet: Fleet) -> None:
     fleet.make_ready()
     fleet.send(Release(1))
     assert fleet.send(Release(1)) == []
-    replica = fleet.core.models[M].replica
-    assert replica is not None
-    assert replica.leases == {2}
+    assert set(fleet.core.models[M].replicas["r1"].leases) == {2}
 
 
 def test_request_while_draining_waits_and_gets_the_next_replica() -> None:

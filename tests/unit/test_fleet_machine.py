@@ -1,46 +1,99 @@
 """The fleet's core against a simulated world: whatever happens, in whatever order, the rules hold.
 
-The machine plays clients, downloads, processes and time. After every step it checks what the core asked
-for; at the end it lets the world run on and checks that nobody was forgotten.
+The machine plays clients, downloads, processes, devices and time. After every step it checks what the
+core asked for; at the end it lets the world run on and checks that nobody was forgotten.
+
+`python -m tests.unit.test_fleet_machine CASES` plays many more of them than a run of the tests does.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
-from ekiben.errors import EngineNotInstalled, FetchFailed
+from ekiben.errors import EngineError, EngineNotInstalled, FetchFailed
 from ekiben.fleet.core import FleetCore
 from ekiben.fleet.events import (
+    Adopted,
+    Answered,
     Arrive,
+    Budgets,
     Event,
     Exited,
     Fail,
+    FirstByte,
+    Go,
     Grant,
+    Keep,
     Kill,
     Launch,
+    Measured,
     Prepare,
     Prepared,
     Preparing,
     Release,
+    Replace,
     Reported,
     Shutdown,
+    Silent,
+    Spare,
+    SpareZygote,
     Stop,
+    StopZygote,
     Terminate,
     Tick,
     Want,
     Withdraw,
 )
+from ekiben.fleet.ledger import Place
+from ekiben.fleet.scaling import Terms
+from ekiben.fleet.state import Purpose, Rules
 from ekiben.fleet.types import State
 from ekiben.runtime.protocol import Report, Stage
+from tests.unit.fleet_in_hand import PlainPolicy
 
-MODELS = ("a", "b", "c")
-KEEP_ALIVE_S = {"a": 0.0, "b": 30.0, "c": float("inf")}
-DRAIN_S = 20.0
-START_TIMEOUT_S = 100.0
+BUDGET = 100
+NEEDS = {"small": 30, "quick": 40, "large": 80, "many": 20, "pinned": 25, "never": 150}
+TERMS = {
+    "small": Terms(keep_alive_s=30.0),
+    "quick": Terms(keep_alive_s=0.0),
+    "large": Terms(keep_alive_s=None),
+    "many": Terms(keep_alive_s=60.0, max_replicas=3, concurrency=1),
+    "pinned": Terms(keep_alive_s=float("inf"), pinned=True),
+    "never": Terms(),
+}
+MODELS = sorted(NEEDS)
+KNOWN = {"small", "many", "never"}
+"""Models whose need is known before their first start; the others tell it."""
+RULES = Rules(start_timeout_s=100.0, drain_s=20.0, max_waiting=5, w_max_s=3.0, hang_s=30.0)
+WANTS = (*[Want.LEASE] * 4, Want.LOADED, Want.WEIGHTS)
+MANY_TICKS = 200
+
+
+@dataclass
+class Process:
+    """One that the core asked for."""
+
+    model: str
+    generation: int
+    born: float
+    go: bool = False
+    reported: bool = False
+    ready: bool = False
+    silent: bool = False
+    terminated: bool = False
+    killed: bool = False
 
 
 @dataclass
@@ -48,35 +101,47 @@ class World:
     """What the core's effects did outside."""
 
     preparing: set[str] = field(default_factory=set)
-    processes: dict[str, str] = field(default_factory=dict)
-    """Replica id to model."""
-    ready: set[str] = field(default_factory=set)
-    terminated: set[str] = field(default_factory=set)
-    killed: set[str] = field(default_factory=set)
+    processes: dict[str, Process] = field(default_factory=dict)
     open: dict[int, tuple[str, Want]] = field(default_factory=dict)
     """Tickets without an answer."""
     leases: dict[int, str] = field(default_factory=dict)
     """Ticket to replica id."""
-    stop_asked: set[str] = field(default_factory=set)
-    """Models whose requests may be cut off after the drain time."""
+    stop_asked: dict[str, float] = field(default_factory=dict)
+    """When it was said that a model's requests may be cut off after the drain time."""
+    generations: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MODELS, 0))
+    zygotes: set[str] = field(default_factory=set)
+
+    def held(self) -> int:
+        """By processes that were told to load, as their models' needs have it."""
+        return sum(NEEDS[process.model] for process in self.processes.values() if process.go)
 
 
 class FleetMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
-        self.core = FleetCore(start_timeout_s=START_TIMEOUT_S, drain_s=DRAIN_S, max_waiting=5)
+        self.starts = 0
         self.now = 0.0
         self.numbers = 0
         self.world = World()
         self.down = False
+        self.budget = BUDGET
+        self.core = self.make_core()
+
+    def make_core(self) -> FleetCore:
+        self.starts += 1
+        core = FleetCore(RULES, PlainPolicy(), prefix=f"{self.starts}-")
+        core.handle(Budgets({"cpu": self.budget}), self.now)
+        return core
 
     # The world acts
 
-    @rule(model=st.sampled_from(MODELS), want=st.sampled_from((Want.LEASE, Want.LOADED, Want.WEIGHTS)))
+    @rule(
+        model=st.sampled_from(MODELS), want=st.sampled_from(WANTS)
+    )
     def arrive(self, model: str, want: Want) -> None:
         self.numbers += 1
         self.world.open[self.numbers] = (model, want)
-        self.send(Arrive(self.numbers, model, want, KEEP_ALIVE_S[model]))
+        self.send(Arrive(self.numbers, model, want, TERMS[model], (1, 2, self.numbers % 3)))
 
     @precondition(lambda self: self.world.open)
     @rule(data=st.data())
@@ -86,6 +151,11 @@ class FleetMachine(RuleBasedStateMachine):
         self.send(Withdraw(ticket))
 
     @precondition(lambda self: self.world.leases)
+    @rule(data=st.data())
+    def begin_to_answer(self, data: st.DataObject) -> None:
+        self.send(FirstByte(data.draw(st.sampled_from(sorted(self.world.leases)))))
+
+    @precondition(lambda self: self.world.leases)
     @rule(data=st.data(), died=st.booleans())
     def release(self, data: st.DataObject, died: bool) -> None:
         ticket = data.draw(st.sampled_from(sorted(self.world.leases)))
@@ -93,51 +163,142 @@ class FleetMachine(RuleBasedStateMachine):
         self.send(Release(ticket, died))
 
     @precondition(lambda self: self.world.preparing)
-    @rule(data=st.data(), outcome=st.sampled_from(("ok", "ok", "news", "fetch", "engine")))
+    @rule(data=st.data(), outcome=st.sampled_from(("ok", "ok", "ok", "news", "fetch", "engine")))
     def prepare(self, data: st.DataObject, outcome: str) -> None:
         model = data.draw(st.sampled_from(sorted(self.world.preparing)))
         if outcome == "news":
             self.send(Preparing(model, 0.5, None))
             return
-        self.world.preparing.discard(model)
         error = {"fetch": FetchFailed("no"), "engine": EngineNotInstalled("no")}.get(outcome)
-        self.send(Prepared(model, error))
+        self.prepared(model, error)
 
-    @precondition(lambda self: self.world.processes)
-    @rule(data=st.data(), stage=st.sampled_from((Stage.STARTING, Stage.LOADING, Stage.READY)))
-    def report(self, data: st.DataObject, stage: Stage) -> None:
-        replica = data.draw(st.sampled_from(sorted(self.world.processes)))
-        if replica in self.world.ready:
-            return
-        if stage is Stage.READY and replica not in self.world.terminated:
-            self.world.ready.add(replica)
-        self.send(Reported(replica, Report(stage=stage)))
+    def prepared(self, model: str, error: EngineError | None = None) -> None:
+        self.world.preparing.discard(model)
+        need = {"cpu": NEEDS[model]} if model in KNOWN else None
+        self.send(Prepared(model, error, (Place("cpu", need),), engine="e"))
 
     @precondition(lambda self: self.world.processes)
     @rule(data=st.data())
-    def exit(self, data: st.DataObject) -> None:
+    def go_on(self, data: st.DataObject) -> None:
+        """A process comes one step further."""
+        self.step(data.draw(st.sampled_from(sorted(self.world.processes))))
+
+    def step(self, replica: str) -> None:
+        process = self.world.processes[replica]
+        if process.ready:
+            return
+        if not process.reported:
+            process.reported = True
+            self.send(Reported(replica, Report(stage=Stage.STARTING)))
+            estimate = Report(stage=Stage.STARTING, host_bytes=NEEDS[process.model])
+            self.send(Reported(replica, estimate))
+        elif process.go:
+            self.send(Reported(replica, Report(stage=Stage.LOADING)))
+            process.ready = not process.terminated
+            self.send(Reported(replica, Report(stage=Stage.READY, host_bytes=NEEDS[process.model])))
+
+    @precondition(lambda self: self.world.processes)
+    @rule(data=st.data(), killed=st.booleans(), out_of_memory=st.booleans())
+    def exit(self, data: st.DataObject, killed: bool, out_of_memory: bool) -> None:
         """Asked to or not: processes die."""
-        self.end(data.draw(st.sampled_from(sorted(self.world.processes))))
+        replica = data.draw(st.sampled_from(sorted(self.world.processes)))
+        if out_of_memory and not self.world.processes[replica].ready:
+            report = Report(stage=Stage.FAILED, error="no memory", out_of_memory=True)
+            self.send(Reported(replica, report))
+        self.end(replica, killed=killed)
+
+    @precondition(lambda self: any(process.ready for process in self.world.processes.values()))
+    @rule(data=st.data())
+    def hang_or_recover(self, data: st.DataObject) -> None:
+        ready = [replica for replica, process in self.world.processes.items() if process.ready]
+        replica = data.draw(st.sampled_from(sorted(ready)))
+        process = self.world.processes[replica]
+        process.silent = not process.silent
+        self.send(Silent(replica) if process.silent else Answered(replica))
+
+    @precondition(lambda self: self.world.processes)
+    @rule(data=st.data())
+    def measure(self, data: st.DataObject) -> None:
+        replica = data.draw(st.sampled_from(sorted(self.world.processes)))
+        self.send(Measured(replica, {"cpu": NEEDS[self.world.processes[replica].model]}))
 
     @rule(model=st.sampled_from(MODELS))
     def stop(self, model: str) -> None:
         self.numbers += 1
         self.world.open[self.numbers] = (model, Want.COLD)
-        self.world.stop_asked.add(model)
+        self.world.stop_asked[model] = self.now
         self.send(Stop(self.numbers, model))
 
-    @rule(seconds=st.sampled_from((0.0, 0.5, 5.0, 31.0, 200.0)))
+    @rule(model=st.sampled_from(MODELS))
+    def replace(self, model: str) -> None:
+        if model in self.core.models:
+            self.world.generations[model] += 1
+        self.send(Replace(model, TERMS[model]))
+
+    @rule(model=st.sampled_from(MODELS))
+    def prewarm(self, model: str) -> None:
+        self.send(Keep(model, TERMS[model], prewarm=True))
+
+    @rule(there=st.booleans())
+    def zygote(self, there: bool) -> None:
+        self.world.zygotes = {"z"} if there else set()
+        self.tell_of_zygotes()
+
+    def tell_of_zygotes(self) -> None:
+        spare = SpareZygote(memory={"cpu": 15}, rate=0.1, cold_cost_s=1.0, last_use_s=0.0)
+        self.send(Spare(dict.fromkeys(sorted(self.world.zygotes), spare)))
+
+    @rule(budget=st.sampled_from((BUDGET, BUDGET, 60, 200)))
+    def change_budget(self, budget: int) -> None:
+        self.budget = budget
+        self.send(Budgets({"cpu": budget}))
+
+    @rule(seconds=st.sampled_from((0.0, 0.5, 1.0, 5.0, 31.0, 200.0)))
     def wait(self, seconds: float) -> None:
-        self.now += seconds
-        self.send(Tick())
+        self.pass_time(seconds)
+
+    def pass_time(self, seconds: float) -> None:
+        """With every alarm at its time."""
+        end = self.now + seconds
+        for _ in range(MANY_TICKS):
+            at = self.core.next_wake()
+            if at is None or at > end:
+                self.now = end
+                return
+            self.now = max(self.now, at)
+            self.send(Tick())
+        raise AssertionError("the alarms do not end")
 
     @precondition(lambda self: not self.down)
     @rule(really=st.sampled_from((False,) * 9 + (True,)))
     def shut_down(self, really: bool) -> None:
         if really:
             self.down = True
-            self.world.stop_asked |= set(MODELS)
+            self.world.stop_asked = dict.fromkeys(MODELS, self.now)
             self.send(Shutdown())
+
+    @precondition(lambda self: not self.down)
+    @rule(really=st.sampled_from((False,) * 4 + (True,)))
+    def crash_and_restart(self, really: bool) -> None:
+        """kill -9 of the platform: requests break off, ready replicas are adopted, the rest is reaped."""
+        if not really:
+            return
+        self.world.open.clear()
+        self.world.leases.clear()
+        self.world.preparing.clear()
+        self.world.zygotes.clear()
+        self.world.stop_asked.clear()
+        self.world.generations = dict.fromkeys(MODELS, 0)
+        survivors = {
+            replica: Process(process.model, 0, self.now, go=True, reported=True, ready=True)
+            for replica, process in self.world.processes.items()
+            if process.ready and not process.silent and not process.terminated
+        }
+        self.world.processes = survivors
+        self.core = self.make_core()
+        for replica, process in survivors.items():
+            place = Place("cpu", {"cpu": NEEDS[process.model]})
+            self.send(Adopted(process.model, TERMS[process.model], replica, place, "e"))
 
     # What the core may ask for
 
@@ -145,13 +306,14 @@ class FleetMachine(RuleBasedStateMachine):
         for effect in self.core.handle(event, self.now):
             match effect:
                 case Prepare(model):
-                    assert model not in self.world.preparing, "two preparations of one model"
                     assert not self.down, "nothing is begun after the end"
                     self.world.preparing.add(model)
-                case Launch(model, replica):
-                    assert model not in self.world.processes.values(), "two processes of one model"
-                    assert not self.down, "nothing is started after the end"
-                    self.world.processes[replica] = model
+                case Launch():
+                    self.launched(effect)
+                case Go(replica):
+                    process = self.world.processes[replica]
+                    assert process.reported or process.model in KNOWN
+                    self.told_to_go(process)
                 case Grant(ticket, replica_id):
                     self.granted(ticket, replica_id)
                 case Fail(ticket):
@@ -160,68 +322,154 @@ class FleetMachine(RuleBasedStateMachine):
                 case Terminate(replica):
                     self.terminate(replica)
                 case Kill(replica):
-                    assert replica not in self.world.ready or replica in self.world.terminated
-                    self.world.killed.add(replica)
+                    process = self.world.processes[replica]
+                    assert not process.ready or process.terminated or process.silent
+                    process.killed = True
+                case StopZygote(engine):
+                    assert engine in self.world.zygotes
+
+    def launched(self, effect: Launch) -> None:
+        assert not self.down, "nothing is started after the end"
+        model, generation = effect.model, self.world.generations[effect.model]
+        alike = [
+            process
+            for process in self.world.processes.values()
+            if process.model == model and process.generation == generation and not process.terminated
+        ]
+        assert len(alike) < TERMS[model].max_replicas, "more processes of a model than it may have"
+        assert effect.replica_id not in self.world.processes
+        process = Process(model, generation, self.now)
+        self.world.processes[effect.replica_id] = process
+        if effect.go:
+            assert model in KNOWN, "it loads, and nobody knows what it will hold"
+            self.told_to_go(process)
+
+    def told_to_go(self, process: Process) -> None:
+        assert not process.go and not process.terminated
+        process.go = True
+        zygotes = 15 * len(self.world.zygotes)
+        assert self.world.held() + zygotes <= self.budget, "memory above the budget"
 
     def granted(self, ticket: int, replica_id: str | None) -> None:
         assert ticket in self.world.open, "an answer to nobody, or a second one"
         model, want = self.world.open.pop(ticket)
         if want is Want.COLD:
-            assert model not in self.world.processes.values(), "stopped means that no process is left"
+            running = {process.model for process in self.world.processes.values()}
+            assert model not in running, "stopped means that no process is left"
         if want is Want.LEASE:
-            assert replica_id in self.world.ready, "a lease on a replica that is not ready"
-            assert replica_id not in self.world.terminated, "a lease on a replica that is going"
+            assert replica_id is not None
+            process = self.world.processes[replica_id]
+            assert process.model == model
+            assert process.ready, "a lease on a replica that is not ready"
+            assert not process.terminated, "a lease on a replica that is going"
+            assert not process.silent, "a lease on a replica that hangs"
             self.world.leases[ticket] = replica_id
 
     def terminate(self, replica: str) -> None:
         assert replica in self.world.processes, "ending what does not run"
-        model = self.world.processes[replica]
-        busy = replica in self.world.leases.values()
-        assert not busy or model in self.world.stop_asked, "a busy replica was stopped unasked"
-        self.world.terminated.add(replica)
+        process = self.world.processes[replica]
+        if replica in self.world.leases.values():
+            core = self.core.replicas[replica]
+            asked = process.model in self.world.stop_asked
+            assert asked or self.now >= core.drain_by, "a busy replica was stopped"
+        process.terminated = True
 
-    def end(self, replica: str) -> None:
-        model = self.world.processes.pop(replica)
-        self.world.ready.discard(replica)
+    def end(self, replica: str, *, killed: bool = False) -> None:
+        process = self.world.processes.pop(replica)
         self.world.leases = {t: r for t, r in self.world.leases.items() if r != replica}
-        if not self.down:
-            self.world.stop_asked.discard(model)
-        self.send(Exited(replica, "ended"))
+        if not self.down and all(p.model != process.model for p in self.world.processes.values()):
+            self.world.stop_asked.pop(process.model, None)
+        self.send(Exited(replica, "ended", killed=killed))
 
     # What must hold after every step
 
     @invariant()
     def states_tell_the_truth(self) -> None:
+        assert {r for r, replica in self.core.replicas.items() if replica.launched} == set(
+            self.world.processes
+        )
         for name, model in self.core.models.items():
-            running = name in self.world.processes.values()
-            assert running == (model.replica is not None)
-            assert (model.state is State.READY) <= running
-            assert model.preparing == (name in self.world.preparing)
+            ready = [p for p in self.world.processes.values() if p.model == name and p.ready]
+            assert (model.state is State.READY) <= bool(ready)
+            assert (model.preparing is not None) == (name in self.world.preparing)
             waiting = {t for t, (m, _) in self.world.open.items() if m == name}
             assert set(model.waiting) == waiting
+            assert model.in_flight == sum(
+                self.world.processes[r].model == name for r in self.world.leases.values()
+            )
 
     @invariant()
     def nobody_waits_without_something_under_way(self) -> None:
         for model, _ in self.world.open.values():
-            assert model in self.world.preparing or model in self.world.processes.values()
+            assert model in self.world.preparing or self.core.models[model].replicas
+
+    @invariant()
+    def accounts_are_of_those_who_are_there(self) -> None:
+        admitted = {r.id: r for r in self.core.replicas.values() if r.admitted}
+        held = sum(self.core.ledger.holding(r)["cpu"] for r in admitted)
+        zygotes = 15 * len(self.world.zygotes)
+        assert self.core.ledger.held.get("cpu", 0) == held + zygotes
+
+    @invariant()
+    def nobody_waits_longer_than_is_fair(self) -> None:
+        """Past the longest fair wait, whoever could make room has been asked to go."""
+        claims = [r for r in self.core.replicas.values() if r.starting and r.need and not r.admitted]
+        if len(claims) != 1 or claims[0].purpose not in (Purpose.REQUEST, Purpose.MINIMUM):
+            return
+        (claim,) = claims
+        if claim.awaits or self.now < claim.claims_since + RULES.w_max_s or claim.need is None:
+            return
+        free = self.core.ledger.free("cpu")
+        movable = sum(
+            self.core.ledger.holding(r.id)["cpu"]
+            for r in self.core.replicas.values()
+            if r.state is State.READY
+            and r.model is not claim.model
+            and not r.model.terms.pinned
+            and self.now >= r.ready_at + RULES.w_max_s
+        )
+        assert claim.need["cpu"] > free + movable, "it waits although others could go"
 
     def teardown(self) -> None:
         """From wherever it is, a world that does its part answers everybody."""
-        for _ in range(200):
+        for _ in range(60):
             if not self.world.open:
                 return
             for model in sorted(self.world.preparing):
-                self.world.preparing.discard(model)
-                self.send(Prepared(model))
-            for replica in sorted(self.world.processes):
-                if replica in self.world.terminated | self.world.killed:
+                self.prepared(model)
+            for replica, process in sorted(self.world.processes.items()):
+                if replica not in self.world.processes:
+                    continue
+                if process.terminated or process.killed:
                     self.end(replica)
-                elif replica not in self.world.ready:
-                    self.world.ready.add(replica)
-                    self.send(Reported(replica, Report(stage=Stage.READY)))
-            self.now += DRAIN_S
-            self.send(Tick())
+                elif process.silent:
+                    process.silent = False
+                    self.send(Answered(replica))
+                else:
+                    self.step(replica)
+            for ticket in sorted(self.world.leases):
+                del self.world.leases[ticket]
+                self.send(Release(ticket))
+            if self.world.zygotes:
+                self.world.zygotes.clear()
+                self.tell_of_zygotes()
+            self.pass_time(RULES.drain_s)
         raise AssertionError(f"never answered: {self.world.open}")
+
+
+def play(cases: int) -> None:
+    """Raises what a case finds."""
+    run_state_machine_as_test(
+        FleetMachine,
+        settings=settings(
+            max_examples=cases,
+            stateful_step_count=40,
+            deadline=None,
+            database=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
 
 
 FleetMachine.TestCase.settings = settings(
@@ -231,3 +479,6 @@ FleetMachine.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 TestFleet = FleetMachine.TestCase
+
+if __name__ == "__main__":
+    play(int(sys.argv[1]))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from ekiben.contract.model import ModelSpec
+from ekiben.contract.policy import Idle, Resident
 from ekiben.contract.source import FetchProgress
 from ekiben.errors import EkibenError, FetchFailed, LoadFailed, ModelNotFound, ModelNotReady, ShuttingDown
 from ekiben.fleet.core import FleetCore
 from ekiben.fleet.launcher import Plan
+from ekiben.fleet.ledger import Place
+from ekiben.fleet.state import Rules
 from ekiben.fleet.supervisor import Supervisor
 from ekiben.fleet.types import Address, State, ZygoteStatus
 from ekiben.runtime.protocol import Report, Stage
@@ -101,6 +104,9 @@ class FakeLauncher:
         self.launched = asyncio.Event()
         self.error: OSError | None = None
         self.closed = False
+        self.went: list[bool] = []
+        """Whether each was told to load at once."""
+        self.stopped_zygotes: list[str] = []
 
     def launch(
         self,
@@ -113,6 +119,7 @@ class FakeLauncher:
     ) -> FakeProcess:
         if self.error is not None:
             raise self.error
+        self.went.append(go)
         process = FakeProcess(len(self.processes) + 1, on_report, on_exit)
         self.processes.append(process)
         self.launched.set()
@@ -120,6 +127,9 @@ class FakeLauncher:
 
     def zygotes(self) -> Sequence[ZygoteStatus]:
         return ()
+
+    def stop_zygote(self, engine: str) -> None:
+        self.stopped_zygotes.append(engine)
 
     def close(self) -> None:
         self.closed = True
@@ -129,8 +139,54 @@ class FakeLauncher:
         await self.launched.wait()
         self.launched.clear()
         process = self.processes[-1]
-        process.report(Report(stage=Stage.READY, memory_bytes=500))
+        process.report(Report(stage=Stage.READY, host_bytes=1000))
         return process
+
+
+class Memory:
+    """One device."""
+
+    def __init__(self) -> None:
+        self.budget = 2000
+        self.need: dict[str, int] | None = {"cpu": 1000}
+        self.learned: list[dict[str, int]] = []
+        self.overrun: list[dict[str, int]] = []
+
+    def budgets(self) -> dict[str, int]:
+        return {"cpu": self.budget}
+
+    def places(self, plan: Plan) -> tuple[Place, ...]:
+        return (Place("cpu", self.need),)
+
+    def measured(self, plan: Plan, memory: Mapping[str, int]) -> None:
+        self.learned.append(dict(memory))
+
+    def ran_out(self, plan: Plan, memory: Mapping[str, int]) -> None:
+        self.overrun.append(dict(memory))
+
+
+class Starts:
+    """Of which the last is remembered."""
+
+    def __init__(self) -> None:
+        self.stages_s: list[dict[str, float]] = []
+
+    def started(self, plan: Plan, stages_s: Mapping[str, float]) -> None:
+        self.stages_s.append(dict(stages_s))
+
+    def eta_s(self, plan: Plan, stage: str, elapsed_s: float) -> float | None:
+        return 7.0 if self.stages_s else None
+
+    def cold_cost_s(self, plan: Plan) -> float | None:
+        return None
+
+
+class Policy:
+    def worth(self, resident: Resident) -> float:
+        return resident.last_use_s
+
+    def keep_alive_s(self, idle: Idle) -> float:
+        return 300.0
 
 
 @dataclass
@@ -139,21 +195,26 @@ class World:
     preparer: Preparer
     launcher: FakeLauncher
     models: Models
+    memory: Memory
+    starts: Starts
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> World:
     models, preparer, launcher = Models(spec("m"), spec("n", keep_alive=0)), Preparer(), FakeLauncher()
+    memory, starts = Memory(), Starts()
     supervisor = Supervisor(
-        core=FleetCore(start_timeout_s=60, drain_s=1, max_waiting=20),
+        core=FleetCore(Rules(start_timeout_s=60, drain_s=1, max_waiting=20), Policy()),
         models=models,
         preparer=preparer,
         launcher=launcher,
+        memory=memory,
+        starts=starts,
         log_folder=tmp_path,
         keep_alive_s=300,
         wait_s=5,
     )
-    return World(supervisor, preparer, launcher, models)
+    return World(supervisor, preparer, launcher, models, memory, starts)
 
 
 async def test_lease_names_the_replica_and_the_catalogued_name(world: World) -> None:

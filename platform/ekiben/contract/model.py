@@ -140,6 +140,23 @@ class Variant(_Spec):
     """Options of that engine, as its manifest describes them."""
 
 
+class ReplicaRange(_Spec):
+    """How many processes may serve a model at a time."""
+
+    min: int = Field(0, ge=0, le=64)
+    """So many are kept, used or not."""
+    max: int = Field(1, ge=1, le=64)
+    concurrency: int | None = Field(None, ge=1)
+    """Requests at a time that one is meant for: with more, another one is started. None: the platform's
+    default."""
+
+    @validates_model(mode="after")
+    def _is_a_range(self) -> ReplicaRange:
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min}, which is more than max, {self.max}")
+        return self
+
+
 class ModelSpec(_Spec):
     """An entry of the catalog. Variants are tried in order: the first whose engine is installed runs."""
 
@@ -152,6 +169,9 @@ class ModelSpec(_Spec):
     variants: tuple[Variant, ...] = Field(min_length=1)
     keep_alive: KeepAlive = None
     """None: as the platform's setting says, which by default leaves it to the policy."""
+    replicas: ReplicaRange = ReplicaRange()
+    pinned: bool = False
+    """Once loaded, it is never unloaded to make room for another model."""
     prewarm: tuple[str, ...] = ()
     """Cron lines: at these times, on the platform's clock, the model is brought up without a request."""
 

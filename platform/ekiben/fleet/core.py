@@ -4,412 +4,341 @@
 one event at a time, with the time of the event; what it returns must be carried out in order. Decisions
 are made here, on the state itself, never on a snapshot: a read that gates a mutation would be a race.
 
-A model's life:
+A replica's life:
 
-    cold ─► queued ─► (fetching) ─► starting ─► loading ─► ready ─► draining ─► cold
-                          └────────────┴──────────┴──► failed ─► (a later request) queued
+    queued ─► starting ─► loading ─► ready ─► draining ─► gone
+       └──────────┴──────────┴──► failed: its model tells why, and pauses
 
-There is at most one process for a model at any time. Waiting requests share its start; a request that
-arrives while the model drains waits for the end of the old process and gets the new one.
+An event first changes the state (`requests`, `life`); then every model that it touched is settled: the
+waiting are served, starts begun, idle replicas drained. Last, `room` gives memory to who claims it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from dataclasses import replace
 
-from ekiben.errors import (
-    EkibenError,
-    EngineError,
-    LoadFailed,
-    ModelNotReady,
-    QueueFull,
-    ReplicaDied,
-    ShuttingDown,
-)
+from ekiben.contract.policy import Idle, Policy
+from ekiben.errors import ShuttingDown
 from ekiben.fleet.events import (
+    Adopted,
+    Answered,
     Arrive,
-    Changed,
+    Budgets,
     Effect,
     Event,
     Exited,
-    Fail,
+    FirstByte,
     Forget,
     Grant,
-    Kill,
-    Launch,
-    Prepare,
+    Keep,
+    Measured,
     Prepared,
     Preparing,
     Release,
+    Replace,
     Reported,
     Shutdown,
+    Silent,
+    Spare,
     Stop,
-    Terminate,
     Tick,
     Want,
     Withdraw,
 )
-from ekiben.fleet.model_state import Failure, ModelState, Replica
-from ekiben.fleet.types import State
-from ekiben.runtime.protocol import Stage
+from ekiben.fleet.ledger import Ledger, Place
+from ekiben.fleet.life import Life
+from ekiben.fleet.policy.history import History
+from ekiben.fleet.requests import Requests
+from ekiben.fleet.room import Room, zygote_account
+from ekiben.fleet.scaling import SCALE_IN_S, SCALE_OUT_S, can_spare_one, needed
+from ekiben.fleet.state import FleetState, ModelState, Purpose, Replica, Rules, Waiter
+from ekiben.fleet.types import Fit, State
 
-BACKOFF_FIRST_S = 1.0
-BACKOFF_MAX_S = 60.0
-STRIKES_BEFORE_BACKOFF = 3
-"""A replica that dies while it serves is started again at once so many times in a row."""
-STABLE_S = 60.0
-"""A replica that served so long has proved itself: earlier deaths are forgotten."""
-TERMINATE_GRACE_S = 10.0
-"""Between asking a process to end and ending it."""
-SUSPECT_S = 0.5
-"""How long a replica that broke off is given to be seen dying: its sockets close a little before."""
 LOAD_GRACE_S = 60.0
 """A model that was loaded ahead of its requests stays at least so long."""
 
 
 class FleetCore:
-    """All models and their replicas."""
+    """All models and their replicas. `prefix` begins the ids of replicas, and is another one each time
+    that the platform is started on the same home."""
 
-    def __init__(self, *, start_timeout_s: float, drain_s: float, max_waiting: int) -> None:
-        self._start_timeout_s = start_timeout_s
-        self._drain_s = drain_s
-        self._max_waiting = max_waiting
-        self._models: dict[str, ModelState] = {}
-        self._replicas: dict[str, ModelState] = {}
-        self._leases: dict[int, ModelState] = {}
-        self._tickets: dict[int, ModelState] = {}
-        self._replica_count = 0
-        self._shutting_down = False
+    def __init__(self, rules: Rules, policy: Policy, *, prefix: str = "r") -> None:
+        self._state = FleetState(rules, policy)
+        self._life = Life(self._state, prefix=prefix)
+        self._requests = Requests(self._state, self._life)
+        self._room = Room(self._state, self._life)
+
+    # For reading
 
     @property
     def models(self) -> dict[str, ModelState]:
-        """For reading only."""
-        return self._models
+        """Of which anything happened yet."""
+        return self._state.models
+
+    @property
+    def replicas(self) -> dict[str, Replica]:
+        """Of all models, and claims to replicas."""
+        return self._state.replicas
+
+    @property
+    def ledger(self) -> Ledger:
+        return self._state.ledger
 
     @property
     def quiet(self) -> bool:
         """Whether no process is left."""
-        return not self._replicas
-
-    def model(self, name: str, keep_alive_s: float) -> ModelState:
-        """The state of a model, made when it is first spoken of; the catalog decides what exists."""
-        model = self._models.setdefault(name, ModelState(name))
-        model.keep_alive_s = keep_alive_s
-        return model
-
-    def handle(self, event: Event, now: float) -> list[Effect]:
-        """Take one event. Never raises for an event that is late or meant for something gone."""
-        return list(self._route(event, now))
+        return not any(replica.launched for replica in self._state.replicas.values())
 
     def next_wake(self) -> float | None:
         """When a `Tick` is due, on the clock of the events; None: not until the next event."""
-        return min((at for model in self._models.values() for at in self._alarms(model)), default=None)
-
-    def _route(self, event: Event, now: float) -> Iterator[Effect]:
-        match event:
-            case Arrive():
-                yield from self._arrive(event, now)
-            case Withdraw():
-                yield from self._withdraw(event)
-            case Release():
-                yield from self._release(event, now)
-            case Preparing():
-                yield from self._preparing(event)
-            case Prepared():
-                yield from self._prepared(event, now)
-            case Reported():
-                yield from self._reported(event, now)
-            case Exited():
-                yield from self._exited(event, now)
-            case Stop():
-                yield from self._stop(event, now)
-            case Forget():
-                self._models.pop(event.model, None)
-            case Tick():
-                for model in list(self._models.values()):
-                    yield from self._tick(model, now)
-            case Shutdown():
-                yield from self._shutdown(now)
-
-    # Requests
-
-    def _arrive(self, event: Arrive, now: float) -> Iterator[Effect]:
-        model = self.model(event.model, event.keep_alive_s)
-        if refusal := self._refusal(model, now):
-            yield Fail(event.ticket, refusal)
-            return
-        replica = model.replica
-        if replica is not None and event.want is Want.WEIGHTS:
-            yield Grant(event.ticket, None)
-            return
-        if replica is not None and replica.state is State.READY and now >= replica.suspect_until:
-            yield from self._serve(model, event.ticket, event.want, now)
-            return
-        model.waiting[event.ticket] = event.want
-        self._tickets[event.ticket] = model
-        model.wanted |= event.want is not Want.WEIGHTS
-        yield from self._begin(model, now)
-        yield Changed(model.name)
-
-    def _refusal(self, model: ModelState, now: float) -> EkibenError | None:
-        if self._shutting_down:
-            return ShuttingDown("the platform is shutting down")
-        if model.failure is not None and now < model.failure.retry_at and model.replica is None:
-            return model.failure.as_error(now)
-        if len(model.waiting) >= self._max_waiting:
-            return QueueFull(f"{len(model.waiting)} requests are waiting for {model.name!r}: try again later")
-        return None
-
-    def _begin(self, model: ModelState, now: float) -> Iterator[Effect]:
-        """Start what the waiting need, unless it is under way or an old process must end first."""
-        if model.preparing or model.replica is not None:
-            return
-        model.preparing = True
-        model.state = State.QUEUED
-        model.since = now
-        model.progress = None
-        yield Prepare(model.name)
-
-    def _serve(self, model: ModelState, ticket: int, want: Want, now: float) -> Iterator[Effect]:
-        replica = model.replica
-        assert replica is not None and replica.state is State.READY
-        if want is Want.LEASE:
-            replica.leases.add(ticket)
-            replica.served = True
-            self._leases[ticket] = model
-        replica.idle_since = now
-        yield Grant(ticket, replica.id)
-        yield Changed(model.name)
-
-    def _withdraw(self, event: Withdraw) -> Iterator[Effect]:
-        """Only the request goes: the start that it asked for is kept for the next one."""
-        model = self._tickets.pop(event.ticket, None)
-        if model is not None:
-            del model.waiting[event.ticket]
-            yield Changed(model.name)
-
-    def _release(self, event: Release, now: float) -> Iterator[Effect]:
-        model = self._leases.pop(event.ticket, None)
-        if model is None or model.replica is None or event.ticket not in model.replica.leases:
-            return
-        replica = model.replica
-        replica.leases.discard(event.ticket)
-        replica.idle_since = now
-        if event.died:
-            replica.suspect_until = now + SUSPECT_S
-        yield Changed(model.name)
-        yield from self._tick(model, now)
-
-    # Weights
-
-    def _preparing(self, event: Preparing) -> Iterator[Effect]:
-        model = self._models.get(event.model)
-        if model is None or not model.preparing:
-            return
-        model.state = State.FETCHING
-        model.progress = event.progress
-        model.eta_s = event.eta_s
-        yield Changed(model.name)
-
-    def _prepared(self, event: Prepared, now: float) -> Iterator[Effect]:
-        model = self._models.get(event.model)
-        if model is None or not model.preparing:
-            return
-        model.preparing = False
-        model.progress = model.eta_s = None
-        if event.error is not None:
-            yield from self._failed(model, event.error, now)
-            return
-        for ticket in [t for t, want in model.waiting.items() if want is Want.WEIGHTS]:
-            yield from self._answer(model, ticket)
-        if not model.wanted or self._shutting_down:
-            model.state = State.COLD
-            yield Changed(model.name)
-            return
-        self._replica_count += 1
-        replica = Replica(id=f"r{self._replica_count}", since=now)
-        replica.start_by = now + self._start_timeout_s
-        model.replica = replica
-        model.state = State.STARTING
-        model.stages_s = {"prepare": now - model.since}
-        self._replicas[replica.id] = model
-        yield Launch(model.name, replica.id)
-        yield Changed(model.name)
-
-    # Replicas
-
-    def _reported(self, event: Reported, now: float) -> Iterator[Effect]:
-        model = self._replicas.get(event.replica_id)
-        if model is None or model.replica is None or model.replica.state is State.DRAINING:
-            return
-        replica, report = model.replica, event.report
-        if report.memory_bytes is not None:
-            replica.memory_bytes = report.memory_bytes
-        if report.stage is Stage.FAILED:
-            replica.last_words = report.error
-        else:
-            self._enter(model, replica, State(report.stage.value), now)
-            model.progress = report.progress
-            if report.stage is Stage.READY:
-                yield from self._became_ready(model, replica, now)
-        yield Changed(model.name)
-
-    def _enter(self, model: ModelState, replica: Replica, state: State, now: float) -> None:
-        if state is not replica.state:
-            model.stages_s[replica.state.value] = now - replica.since
-            replica.state = state
-            replica.since = now
-        model.state = state
-
-    def _became_ready(self, model: ModelState, replica: Replica, now: float) -> Iterator[Effect]:
-        replica.start_by = math.inf
-        replica.idle_since = replica.ready_at = now
-        model.failure = None
-        model.failures = 0
-        model.wanted = False
-        model.progress = None
-        yield from self._serve_waiting(model, now)
-        yield from self._tick(model, now)
-
-    def _serve_waiting(self, model: ModelState, now: float) -> Iterator[Effect]:
-        for ticket, want in list(model.waiting.items()):
-            del model.waiting[ticket]
-            del self._tickets[ticket]
-            yield from self._serve(model, ticket, want, now)
-
-    def _exited(self, event: Exited, now: float) -> Iterator[Effect]:
-        model = self._replicas.pop(event.replica_id, None)
-        if model is None or model.replica is None:
-            return
-        replica = model.replica
-        model.replica = None
-        for lease in replica.leases:
-            self._leases.pop(lease, None)
-        if replica.state is State.DRAINING:
-            yield from self._went_cold(model, now)
-        elif replica.state is State.READY:
-            yield from self._died(model, replica, event.reason, now)
-        else:
-            reason = replica.last_words or event.reason
-            yield from self._failed(model, LoadFailed(f"{model.name!r} did not start: {reason}"), now)
-
-    def _died(self, model: ModelState, replica: Replica, reason: str, now: float) -> Iterator[Effect]:
-        model.strikes = 1 if now - replica.ready_at >= STABLE_S else model.strikes + 1
-        if model.strikes >= STRIKES_BEFORE_BACKOFF:
-            message = f"{model.name!r} died {model.strikes} times in a row: {reason}"
-            yield from self._failed(model, ReplicaDied(message), now)
-        else:
-            yield from self._went_cold(model, now)
-
-    def _went_cold(self, model: ModelState, now: float) -> Iterator[Effect]:
-        model.state = State.COLD
-        model.progress = None
-        for ticket in [t for t, want in model.waiting.items() if want is Want.COLD]:
-            yield from self._answer(model, ticket)
-        if model.waiting and not self._shutting_down:
-            model.wanted = True
-            yield from self._begin(model, now)
-        yield Changed(model.name)
-
-    def _failed(self, model: ModelState, error: EkibenError, now: float) -> Iterator[Effect]:
-        model.failures += 1
-        wait_s = 0.0
-        if isinstance(error, EngineError) and error.retryable is not False:
-            wait_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** (model.failures - 1))
-            error.retry_after_s = wait_s
-        model.failure = Failure(error, now + wait_s)
-        model.state = State.FAILED
-        model.wanted = False
-        model.progress = None
-        for ticket, want in list(model.waiting.items()):
-            yield from self._answer(model, ticket, None if want is Want.COLD else error)
-        yield Changed(model.name)
-
-    def _answer(self, model: ModelState, ticket: int, error: EkibenError | None = None) -> Iterator[Effect]:
-        del model.waiting[ticket]
-        del self._tickets[ticket]
-        yield Grant(ticket, None) if error is None else Fail(ticket, error)
-
-    # Time, and the end
-
-    def _stop(self, event: Stop, now: float) -> Iterator[Effect]:
-        model = self._models.get(event.model)
-        replica = model.replica if model is not None else None
-        if model is not None and (replica is None or replica.state is not State.READY):
-            yield from self._turn_away(model)
-        if model is None or replica is None:
-            yield Grant(event.ticket, None)
-            return
-        model.waiting[event.ticket] = Want.COLD
-        self._tickets[event.ticket] = model
-        yield from self._drain(model, replica, now)
-
-    def _turn_away(self, model: ModelState) -> Iterator[Effect]:
-        """Whoever waits for a start that was called off; those who come later start it anew."""
-        model.wanted = False
-        error = ModelNotReady(f"{model.name!r} was stopped before it was ready: ask again to start it")
-        for ticket, want in list(model.waiting.items()):
-            if want in (Want.LEASE, Want.LOADED):
-                yield from self._answer(model, ticket, error)
-
-    def _drain(self, model: ModelState, replica: Replica, now: float) -> Iterator[Effect]:
-        if replica.state is not State.DRAINING:
-            self._enter(model, replica, State.DRAINING, now)
-            replica.start_by = math.inf
-            replica.drain_by = now + self._drain_s
-            yield Changed(model.name)
-        yield from self._tick(model, now)
-
-    def _tick(self, model: ModelState, now: float) -> Iterator[Effect]:
-        replica = model.replica
-        if replica is None:
-            return
-        if replica.state is State.READY and model.waiting and now >= replica.suspect_until:
-            yield from self._serve_waiting(model, now)  # it was wronged
-        if replica.state is State.READY and now >= self._unload_at(model, replica):
-            yield from self._drain(model, replica, now)
-        elif replica.state is State.DRAINING and not replica.terminated:
-            if not replica.leases or now >= replica.drain_by:
-                replica.terminated = True
-                replica.kill_at = now + TERMINATE_GRACE_S
-                yield Terminate(replica.id)
-        elif now >= replica.start_by or now >= replica.kill_at:
-            if replica.start_by < math.inf:
-                replica.last_words = f"it was not ready after {self._start_timeout_s:g} s"
-            replica.start_by = replica.kill_at = math.inf
-            yield Kill(replica.id)
-
-    def _unload_at(self, model: ModelState, replica: Replica) -> float:
-        if replica.leases or model.waiting:
-            return math.inf
-        keep_s = model.keep_alive_s if replica.served else max(model.keep_alive_s, LOAD_GRACE_S)
-        return replica.idle_since + keep_s
+        at = min(self._state.next_alarm(), self._room.wake_at)
+        return None if math.isinf(at) else at
 
     def unloads_in_s(self, model: ModelState, now: float) -> float | None:
         """Seconds until an idle model is unloaded; None when it is not loaded, busy, or stays."""
-        if model.replica is None or model.replica.state is not State.READY:
+        if not any(replica.state is State.READY for replica in model.replicas.values()):
             return None
-        at = self._unload_at(model, model.replica)
+        at = self._unload_at(model)
         return None if math.isinf(at) else max(0.0, at - now)
 
-    def _alarms(self, model: ModelState) -> Iterator[float]:
-        replica = model.replica
-        if replica is None:
-            return
-        candidates = [replica.start_by, replica.kill_at]
-        if replica.state is State.READY:
-            candidates.append(replica.suspect_until if model.waiting else self._unload_at(model, replica))
-        if replica.state is State.DRAINING and not replica.terminated:
-            candidates.append(replica.drain_by)
-        yield from (at for at in candidates if not math.isinf(at))
+    def has_choice(self, model: str) -> bool:
+        """Whether a request would have more than one replica to go to."""
+        known = self._state.models.get(model)
+        return known is not None and sum(r.state is State.READY for r in known.replicas.values()) > 1
 
-    def _shutdown(self, now: float) -> Iterator[Effect]:
-        self._shutting_down = True
-        for model in self._models.values():
-            for ticket, want in list(model.waiting.items()):
-                if want is not Want.COLD:
-                    error = ShuttingDown("the platform is shutting down")
-                    yield from self._answer(model, ticket, error)
-            if model.replica is not None:
-                yield from self._drain(model, model.replica, now)
+    def waits_for_first_byte(self, replica_id: str) -> bool:
+        """Whether a `FirstByte` would tell anything."""
+        replica = self._state.replicas.get(replica_id)
+        return replica is not None and replica.timeline.step is not None
+
+    def fit(self, model: str, places: tuple[Place, ...], engine: str, now: float) -> Fit:
+        """Whether a model with such needs fits now, and who would go for it."""
+        return self._room.fit(self._state.model(model), places, engine, now)
+
+    # Events
+
+    def remember(self, model: str, history: History) -> None:
+        """What is known of a model from earlier runs, its times on the clock of the events."""
+        self._state.model(model).history = history
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take one event. Never raises for an event that is late or meant for something gone."""
+        self._take(event, now)
+        self._settle(now)
+        effects, self._state.effects = self._state.effects, []
+        return effects
+
+    def _take(self, event: Event, now: float) -> None:
+        match event:
+            case Arrive():
+                self._requests.arrive(event, now)
+            case Release():
+                self._requests.release(event, now)
+            case FirstByte():
+                self._requests.first_byte(event, now)
+            case Withdraw():
+                self._requests.withdraw(event)
+            case Preparing():
+                self._life.preparing(event, now)
+            case Prepared():
+                self._life.prepared(event, now)
+            case Reported():
+                self._life.reported(event, now)
+            case Exited():
+                self._life.exited(event, now)
+            case Measured():
+                self._life.measured(event)
+            case Tick():
+                self._state.due(now)
+            case _:
+                self._take_rarer(event, now)
+
+    def _take_rarer(self, event: Event, now: float) -> None:
+        match event:
+            case Silent() | Answered():
+                self._hear(event, now)
+            case Keep():
+                self._keep(event, now)
+            case Replace():
+                self._life.replace(event, now)
+            case Adopted():
+                self._life.adopt(event, now)
+            case Budgets():
+                self._state.ledger.budgets = event.memory
+            case Spare():
+                self._spare(event)
+            case Stop():
+                self._stop(event, now)
+            case Forget():
+                if (model := self._state.models.pop(event.model, None)) is not None:
+                    model.wake_at = math.inf
+            case Shutdown():
+                self._shutdown(now)
+
+    def _hear(self, event: Silent | Answered, now: float) -> None:
+        replica = self._state.replicas.get(event.replica_id)
+        if replica is None or replica.state is not State.READY:
+            return
+        if isinstance(event, Answered):
+            replica.silent_since = math.inf
+        elif math.isinf(replica.silent_since):
+            replica.silent_since = now
+        self._state.tell(replica.model)
+
+    def _keep(self, event: Keep, now: float) -> None:
+        model = self._state.model(event.model, event.terms)
+        if event.prewarm and model.wanted is None and not model.replicas and now >= model.unasked_after:
+            model.wanted = Purpose.PREWARM
+        self._state.touch(model)
+
+    def _spare(self, event: Spare) -> None:
+        for account in self._state.zygotes:
+            self._state.ledger.close(account)
+        self._state.zygotes = {zygote_account(engine): zygote for engine, zygote in event.zygotes.items()}
+        for account, zygote in self._state.zygotes.items():
+            self._state.ledger.write(account, zygote.memory)
+
+    def _stop(self, event: Stop, now: float) -> None:
+        model = self._state.models.get(event.model)
+        if model is None:
+            self._state.emit(Grant(event.ticket, None))
+            return
+        self._life.stop(model, now)
+        model.terms = replace(model.terms, min_replicas=0)  # until somebody asks for it again
+        model.waiting[event.ticket] = Waiter(Want.COLD)
+        self._state.tickets[event.ticket] = model
+        self._state.tell(model)
+
+    def _shutdown(self, now: float) -> None:
+        self._state.shutting_down = True
+        for model in self._state.models.values():
+            for ticket, waiter in list(model.waiting.items()):
+                if waiter.want is not Want.COLD:
+                    self._life.answer(model, ticket, ShuttingDown("the platform is shutting down"))
+            self._life.stop(model, now)
+
+    # What follows
+
+    def _settle(self, now: float) -> None:
+        """Until nothing follows any more."""
+        while True:
+            while self._state.touched:
+                model = next(iter(self._state.touched))
+                del self._state.touched[model]
+                self._settle_model(model, now)
+            for replica in self._life.claims:
+                self._room.claim(replica, now)
+            self._life.claims.clear()
+            self._room.settle(now)
+            if not self._state.touched:
+                return
+
+    def _settle_model(self, model: ModelState, now: float) -> None:
+        self._requests.settle(model, now)
+        if not self._state.shutting_down:
+            self._start_what_is_needed(model, now)
+        self._drain_what_is_not(model, now)
+        for replica in list(model.replicas.values()):
+            self._life.settle(replica, now)
+        if self._state.models.get(model.name) is model:
+            self._state.schedule(model, min(self._alarms(model, now), default=math.inf))
+
+    def _start_what_is_needed(self, model: ModelState, now: float) -> None:
+        if model.preparing is not None:
+            return
+        current = model.current
+        if not current:
+            self._start_first(model, now)
+            return
+        if any(replica.starting for replica in current) or now < model.unasked_after:
+            return
+        if len(current) < model.terms.min_replicas:
+            self._want(model, Purpose.MINIMUM, now)
+        elif self._crowded_for(model, len(current), now) >= SCALE_OUT_S:
+            self._want(model, Purpose.SCALE, now)
+
+    def _start_first(self, model: ModelState, now: float) -> None:
+        if any(waiter.want in (Want.LEASE, Want.LOADED) for waiter in model.waiting.values()):
+            model.wanted = Purpose.REQUEST
+        outdated = [replica for replica in model.replicas.values() if replica.outdated]
+        if any(not replica.outdated for replica in model.replicas.values()):
+            return  # the old process has to end first
+        if any(waiter.want is Want.WEIGHTS for waiter in model.waiting.values()) or model.wanted is not None:
+            self._life.begin(model, model.wanted or Purpose.REQUEST, now)
+        elif now < model.unasked_after:
+            return
+        elif any(replica.state is State.READY for replica in outdated):
+            self._want(model, Purpose.REPLACE, now)
+        elif model.terms.min_replicas:
+            self._want(model, Purpose.MINIMUM, now)
+
+    def _want(self, model: ModelState, purpose: Purpose, now: float) -> None:
+        model.wanted = purpose
+        self._life.begin(model, purpose, now)
+
+    def _crowded_for(self, model: ModelState, replicas: int, now: float) -> float:
+        """Seconds for which there has been more to do than so many replicas are meant for."""
+        if model.terms.max_replicas <= 1 or needed(model.terms, model.demand) <= replicas:
+            model.crowded_since = math.inf
+            return 0.0
+        model.crowded_since = min(model.crowded_since, now)
+        return now - model.crowded_since
+
+    def _drain_what_is_not(self, model: ModelState, now: float) -> None:
+        ready = [replica for replica in model.current if replica.state is State.READY]
+        for replica in list(model.replicas.values()):
+            if replica.outdated and (ready or replica.starting):
+                self._life.drain(replica, now, evicted=True)
+        if ready and now >= self._unload_at(model):
+            for replica in ready[model.terms.min_replicas :]:
+                self._life.drain(replica, now)
+        elif len(ready) > 1:
+            self._scale_in(model, ready, now)
+
+    def _scale_in(self, model: ModelState, ready: list[Replica], now: float) -> None:
+        if not can_spare_one(model.terms, demand=model.demand, replicas=len(ready)):
+            model.roomy_since = math.inf
+            return
+        model.roomy_since = min(model.roomy_since, now)
+        if now - model.roomy_since >= SCALE_IN_S:
+            model.roomy_since = now
+            self._life.drain(min(ready, key=lambda replica: (replica.in_flight, -replica.ready_at)), now)
+
+    # Time
+
+    def _unload_at(self, model: ModelState) -> float:
+        """When the model has been idle long enough; what its terms keep, stays even then."""
+        ready = [replica for replica in model.current if replica.state is State.READY]
+        if len(ready) <= model.terms.min_replicas or model.waiting or model.in_flight:
+            return math.inf
+        keep_s = self._keep_alive_s(model, ready)
+        if not any(replica.served for replica in ready):
+            keep_s = max(keep_s, LOAD_GRACE_S)
+        return max(replica.idle_since for replica in ready) + keep_s
+
+    def _keep_alive_s(self, model: ModelState, ready: list[Replica]) -> float:
+        if model.terms.keep_alive_s is not None:
+            return model.terms.keep_alive_s
+        size_bytes = sum(sum(self.ledger.holding(replica.id).values()) for replica in ready)
+        asked = (model.history.gaps_s, size_bytes, model.cold_cost_s)
+        if model.keep[0] != asked:
+            idle = Idle(model.name, size_bytes, model.cold_cost_s, model.history.gaps_s)
+            model.keep = (asked, self._state.policy.keep_alive_s(idle))
+        return model.keep[1]
+
+    def _alarms(self, model: ModelState, now: float) -> list[float]:
+        alarms = [self._unload_at(model)]
+        if model.unasked_after > now:
+            alarms.append(model.unasked_after)
+        if model.crowded_since < math.inf and model.preparing is None:
+            alarms.append(model.crowded_since + SCALE_OUT_S)
+        if model.roomy_since < math.inf:
+            alarms.append(model.roomy_since + SCALE_IN_S)
+        for replica in model.replicas.values():
+            alarms.append(self._life.kill_at(replica))
+            if replica.state is State.DRAINING and not replica.terminated:
+                alarms.append(replica.drain_by)
+            if model.waiting and replica.suspect_until > now:
+                alarms.append(replica.suspect_until)
+        return alarms

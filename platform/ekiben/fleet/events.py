@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
 from ekiben.errors import EkibenError
+from ekiben.fleet.ledger import HOST, Memory, Place
+from ekiben.fleet.scaling import Terms
 from ekiben.runtime.protocol import Report
 
 
@@ -29,11 +32,20 @@ class Arrive:
     ticket: int
     model: str
     want: Want
-    keep_alive_s: float
+    terms: Terms
+    prefix: Sequence[int] = ()
+    """Hashes of the conversation's growing beginnings, shortest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Withdraw:
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class FirstByte:
+    """The ticket's replica began to answer."""
+
     ticket: int
 
 
@@ -43,6 +55,25 @@ class Release:
 
     ticket: int
     died: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """The model's terms, without a request: it is brought to the least number of replicas they name.
+
+    `prewarm`: it is also brought up once, if that harms nobody."""
+
+    model: str
+    terms: Terms
+    prewarm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """The model has a new spec: its replicas go once there is one of the new kind."""
+
+    model: str
+    terms: Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +91,10 @@ class Prepared:
 
     model: str
     error: EkibenError | None = None
+    places: tuple[Place, ...] = (Place(HOST, {}),)
+    engine: str = ""
+    cold_cost_s: float | None = None
+    """How long its starts take, as far as is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +104,72 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What a replica, or another account, holds now."""
+
+    account: str
+    memory: Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """A ready replica did not answer when asked whether it lives."""
+
+    replica_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A silent replica answers again."""
+
+    replica_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Exited:
-    """The process is gone and reaped."""
+    """The process is gone and reaped. `killed`: by a SIGKILL, as when memory runs out."""
 
     replica_id: str
     reason: str
+    killed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A ready replica of an earlier platform on the same home."""
+
+    model: str
+    terms: Terms
+    replica_id: str
+    place: Place
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpareZygote:
+    """A zygote that could be given up for memory, as a policy sees it."""
+
+    memory: Memory
+    rate: float
+    """The decayed number of its forks."""
+    cold_cost_s: float
+    """What a start takes longer without it."""
+    last_use_s: float
+    leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """The zygotes that there are now, by engine."""
+
+    zygotes: Mapping[str, SpareZygote]
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """What may be held on each device, from now on."""
+
+    memory: Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +198,26 @@ class Shutdown:
 
 
 Event: TypeAlias = (
-    Arrive | Withdraw | Release | Preparing | Prepared | Reported | Exited | Stop | Forget | Tick | Shutdown
+    Arrive
+    | Withdraw
+    | FirstByte
+    | Release
+    | Keep
+    | Replace
+    | Preparing
+    | Prepared
+    | Reported
+    | Measured
+    | Silent
+    | Answered
+    | Exited
+    | Adopted
+    | Spare
+    | Budgets
+    | Stop
+    | Forget
+    | Tick
+    | Shutdown
 )
 
 
@@ -115,9 +230,21 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Start a process for the replica; ends in Exited, sooner or later."""
+    """Start a process for the replica; ends in Exited, sooner or later.
+
+    `go`: it may load at once; otherwise it reports what it needs and waits for Go.
+    """
 
     model: str
+    replica_id: str
+    device: str = HOST
+    go: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """The replica has its memory and may load."""
+
     replica_id: str
 
 
@@ -136,6 +263,13 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class StopZygote:
+    """Its memory is wanted."""
+
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """The ticket has what it wanted; `replica_id` with a lease."""
 
@@ -150,10 +284,49 @@ class Fail:
 
 
 @dataclass(frozen=True, slots=True)
+class Started:
+    """A start is over, its first answer begun: what its stages took, in seconds."""
+
+    replica_id: str
+    stages_s: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RanOut:
+    """A load failed for want of memory, with so much set aside for it."""
+
+    model: str
+    device: str
+    memory: Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """A model's replica goes so that another model fits."""
+
+    model: str
+    replica_id: str
+    for_model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Changed:
     """The model's status is worth telling."""
 
     model: str
 
 
-Effect: TypeAlias = Prepare | Launch | Terminate | Kill | Grant | Fail | Changed
+Effect: TypeAlias = (
+    Prepare
+    | Launch
+    | Go
+    | Terminate
+    | Kill
+    | StopZygote
+    | Grant
+    | Fail
+    | Started
+    | RanOut
+    | Evicted
+    | Changed
+)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
-
 from ekiben.contract.model import ModelSpec
 from ekiben.fleet.core import FleetCore
-from ekiben.fleet.launcher import Plan, Process
-from ekiben.fleet.model_state import ModelState
+from ekiben.fleet.preparation import Preparations, StartBook
+from ekiben.fleet.roster import Roster
+from ekiben.fleet.state import ModelState, Replica
+from ekiben.fleet.timeline import Step, Timeline
 from ekiben.fleet.types import ModelStatus, ReplicaStatus, State
 
-STAGE_WORDS = {
+STATE_WORDS = {
     State.COLD: "not loaded",
     State.QUEUED: "waiting to start",
     State.FETCHING: "fetching weights",
@@ -22,75 +20,89 @@ STAGE_WORDS = {
     State.DRAINING: "letting requests end",
     State.FAILED: "failed",
 }
+STEP_WORDS = {
+    Step.QUEUED: "waiting for memory",
+    Step.EVICTING: "making room",
+    Step.FETCHING: "fetching weights",
+    Step.STARTING: "starting",
+    Step.LOADING: "loading",
+}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaFacts:
-    """What only the supervisor knows of a replica."""
+class StatusBoard:
+    """Reads, and changes nothing."""
 
-    process: Process
-    plan: Plan
-    started_at: datetime
+    def __init__(
+        self, core: FleetCore, roster: Roster, preparations: Preparations, starts: StartBook
+    ) -> None:
+        self._core = core
+        self._roster = roster
+        self._preparations = preparations
+        self._starts = starts
+
+    def model(self, spec: ModelSpec, now: float) -> ModelStatus:
+        """The whole status of one model."""
+        model = self._core.models.get(spec.name) or ModelState(spec.name)
+        state = model.state
+        start = None if state is State.READY else model.start
+        replicas = [s for replica in model.replicas.values() if (s := self._replica(replica, now))]
+        failure = model.failure if state is State.FAILED else None
+        measured = [status.memory_bytes for status in replicas if status.memory_bytes is not None]
+        return ModelStatus(
+            name=spec.name,
+            family=spec.family.value,
+            state=state,
+            stage=_stage(model, state, start),
+            progress=_progress(model),
+            eta_s=self._eta_s(model, start, now),
+            in_flight=model.in_flight,
+            waiting=len(model.waiting),
+            memory_bytes=sum(measured) if measured else None,
+            unloads_in_s=self._core.unloads_in_s(model, now),
+            error=failure.error.message if failure else None,
+            retry_in_s=max(0.0, failure.retry_at - now) if failure else None,
+            replicas=tuple(replicas),
+            stages_s={} if start is None else _rounded(start.stages_s(now)),
+        )
+
+    def _replica(self, replica: Replica, now: float) -> ReplicaStatus | None:
+        """None as long as it has no process."""
+        facts = self._roster.facts.get(replica.id)
+        if facts is None:
+            return None
+        return ReplicaStatus(
+            id=replica.id,
+            model=replica.model.name,
+            state=replica.state,
+            pid=facts.process.pid,
+            engine=replica.engine,
+            address=str(facts.process.address),
+            device=replica.device,
+            in_flight=replica.in_flight,
+            memory_bytes=sum(replica.holds.values()) if replica.holds else None,
+            started_at=facts.started_at.isoformat(timespec="seconds"),
+            stages_s=_rounded(replica.timeline.stages_s(now)),
+        )
+
+    def _eta_s(self, model: ModelState, start: Timeline | None, now: float) -> float | None:
+        if start is None or start.step is None:
+            return None
+        if start.step is Step.FETCHING:
+            return model.eta_s
+        plan = self._preparations.plans.get(model.name)
+        return None if plan is None else self._starts.eta_s(plan, start.step.value, now - start.since)
 
 
-def model_status(
-    spec: ModelSpec, core: FleetCore, facts: Mapping[str, ReplicaFacts], *, now: float
-) -> ModelStatus:
-    """The whole status of one model."""
-    model = core.models.get(spec.name)
-    if model is None:
-        return _cold(spec)
-    replica = replica_status(model, facts)
-    failed = model.state is State.FAILED and model.failure is not None
-    return ModelStatus(
-        name=spec.name,
-        family=spec.family.value,
-        state=model.state,
-        stage=STAGE_WORDS[model.state],
-        progress=model.progress,
-        eta_s=model.eta_s,
-        in_flight=len(model.replica.leases) if model.replica else 0,
-        waiting=len(model.waiting),
-        memory_bytes=replica.memory_bytes if replica else None,
-        unloads_in_s=core.unloads_in_s(model, now),
-        error=model.failure.error.message if failed and model.failure else None,
-        retry_in_s=max(0.0, model.failure.retry_at - now) if failed and model.failure else None,
-        replicas=(replica,) if replica else (),
-    )
+def _stage(model: ModelState, state: State, start: Timeline | None) -> str:
+    if start is None or start.step is None or model.preparing is not None:
+        return STATE_WORDS[state]
+    return STEP_WORDS.get(start.step, STATE_WORDS[state])
 
 
-def replica_status(model: ModelState, facts: Mapping[str, ReplicaFacts]) -> ReplicaStatus | None:
-    """The model's replica, if it has a process."""
-    replica = model.replica
-    known = facts.get(replica.id) if replica is not None else None
-    if replica is None or known is None:
-        return None
-    return ReplicaStatus(
-        id=replica.id,
-        model=model.name,
-        state=replica.state,
-        pid=known.process.pid,
-        engine=known.plan.model.variants[known.plan.variant].engine,
-        address=str(known.process.address),
-        in_flight=len(replica.leases),
-        memory_bytes=known.process.memory_bytes() or replica.memory_bytes,
-        started_at=known.started_at.isoformat(timespec="seconds"),
-        stages_s={stage: round(seconds, 3) for stage, seconds in model.stages_s.items()},
-    )
+def _progress(model: ModelState) -> float | None:
+    loading = [r.load_progress for r in model.replicas.values() if r.state is State.LOADING]
+    return model.progress if not loading else max((p for p in loading if p is not None), default=None)
 
 
-def _cold(spec: ModelSpec) -> ModelStatus:
-    return ModelStatus(
-        name=spec.name,
-        family=spec.family.value,
-        state=State.COLD,
-        stage=STAGE_WORDS[State.COLD],
-        progress=None,
-        eta_s=None,
-        in_flight=0,
-        waiting=0,
-        memory_bytes=None,
-        unloads_in_s=None,
-        error=None,
-        retry_in_s=None,
-    )
+def _rounded(stages_s: dict[str, float]) -> dict[str, float]:
+    return {stage: round(seconds, 3) for stage, seconds in stages_s.items()}

@@ -10,46 +10,60 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from ekiben.clock import SYSTEM_CLOCK, Clock
 from ekiben.contract.model import ModelSpec
-from ekiben.contract.source import FetchProgress
-from ekiben.errors import EkibenError, LoadFailed, ModelNotReady
+from ekiben.errors import ModelNotReady
 from ekiben.fleet.core import FleetCore
 from ekiben.fleet.events import (
     Arrive,
+    Budgets,
     Changed,
     Effect,
     Event,
-    Exited,
+    Evicted,
     Fail,
+    FirstByte,
     Forget,
+    Go,
     Grant,
+    Keep,
     Kill,
     Launch,
     Prepare,
-    Prepared,
-    Preparing,
+    RanOut,
     Release,
-    Reported,
+    Replace,
     Shutdown,
+    Spare,
+    SpareZygote,
+    Started,
     Stop,
+    StopZygote,
     Terminate,
     Tick,
     Want,
     Withdraw,
 )
 from ekiben.fleet.feed import Feed
-from ekiben.fleet.launcher import Launcher, Plan, Process, log_path
-from ekiben.fleet.page_cache import prefetch
-from ekiben.fleet.status import ReplicaFacts, model_status
-from ekiben.fleet.types import Address, Lease, ModelStatus, Progress, ZygoteStatus
+from ekiben.fleet.launcher import Launcher, log_path
+from ekiben.fleet.ledger import HOST
+from ekiben.fleet.preparation import MemoryBook, Preparations, Preparer, StartBook
+from ekiben.fleet.roster import Roster
+from ekiben.fleet.scaling import DEFAULT_CONCURRENCY, Terms
+from ekiben.fleet.status import StatusBoard
+from ekiben.fleet.types import Address, Fit, Lease, ModelStatus, Prefix, Progress, State, ZygoteStatus
 
 logger = logging.getLogger(__name__)
+
+UPKEEP_S: Final = 5.0
+"""Between two looks at budgets and at what the replicas hold."""
+ZYGOTE_SAVES_S: Final = 1.0
+"""What a start takes longer without its engine's zygote: as measured, half a second to three."""
 
 
 class CatalogEntry(Protocol):
@@ -65,15 +79,6 @@ class Models(Protocol):
 
     def entries(self) -> Sequence[CatalogEntry]:
         """All of them, by name."""
-
-
-class Preparer(Protocol):
-    """What must be there before a process is started."""
-
-    async def prepare(self, spec: ModelSpec, report: Callable[[FetchProgress], None]) -> Plan:
-        """Choose variant and device, fetch the weights that are missing.
-
-        Raises EngineNotInstalled, FetchFailed, LoadFailed. Cancelling it leaves nothing broken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +99,19 @@ class Supervisor:
         models: Models,
         preparer: Preparer,
         launcher: Launcher,
+        memory: MemoryBook,
+        starts: StartBook,
         log_folder: Path,
-        keep_alive_s: float,
+        keep_alive_s: float | None,
         wait_s: float,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        """`keep_alive_s` of models that say nothing else; None: the policy decides."""
         self._core = core
         self._models = models
-        self._preparer = preparer
         self._launcher = launcher
+        self._memory = memory
+        self._starts = starts
         self._log_folder = log_folder
         self._keep_alive_s = keep_alive_s
         self._wait_s = wait_s
@@ -111,56 +120,80 @@ class Supervisor:
         self._tickets: dict[int, asyncio.Future[_Granted | None]] = {}
         self._inbox: deque[Event] = deque()
         self._taking = False
-        self._prepared: dict[str, Plan] = {}
-        self._preparing: dict[str, asyncio.Task[None]] = {}
-        self._replicas: dict[str, ReplicaFacts] = {}
+        self._preparations = Preparations(preparer, memory, starts, post=self._post, clock=clock)
+        self._roster = Roster(launcher, post=self._post, clock=clock)
+        self._board = StatusBoard(core, self._roster, self._preparations, starts)
         self._alarm: asyncio.TimerHandle | None = None
-        self._quiet = asyncio.Event()
+        self._alarm_at = 0.0
+        self._upkeep: asyncio.Task[None] | None = None
         self._feed = Feed()
+
+    async def start(self) -> None:
+        """Begin the upkeep, and bring up what is to be there always. Returns before it is there."""
+        self._post(Budgets(self._memory.budgets()))
+        self._upkeep = asyncio.create_task(self._keep_up(), name="upkeep of the fleet")
+        for spec in self._specs():
+            if spec.replicas.min:
+                self._post(Keep(spec.name, self._terms(spec)))
 
     # FleetPort
 
-    async def acquire(self, model: str, *, wait_s: float | None = None) -> Lease:
+    async def acquire(
+        self, model: str, *, wait_s: float | None = None, prefix: Prefix | None = None
+    ) -> Lease:
         spec = self._models.get(model).spec
-        ticket, replica = await self._ask(spec, Want.LEASE, wait_s)
+        ticket, replica = await self._ask(spec, Want.LEASE, wait_s, prefix)
         if replica is None:
             raise AssertionError("a lease was granted without a replica")
         return Lease(id=ticket, model=spec.name, replica_id=replica.id, address=replica.address)
+
+    def first_byte(self, lease: Lease) -> None:
+        if self._core.waits_for_first_byte(lease.replica_id):
+            self._post(FirstByte(lease.id))
 
     def release(self, lease: Lease, *, died: bool = False) -> None:
         self._post(Release(lease.id, died=died))
 
     def progress(self, model: str) -> Progress:
         status = self.status(model)
-        return Progress(state=status.state, stage=status.stage, progress=status.progress, eta_s=status.eta_s)
+        return Progress(
+            state=status.state,
+            stage=status.stage,
+            progress=status.progress,
+            eta_s=status.eta_s,
+            stages_s=status.stages_s,
+        )
 
     def status(self, model: str) -> ModelStatus:
         """One model. Raises ModelNotFound."""
-        spec = self._models.get(model).spec
-        now = self._clock.monotonic()
-        return model_status(spec, self._core, self._replicas, now=now)
+        return self._board.model(self._models.get(model).spec, self._clock.monotonic())
 
     def snapshot(self) -> Sequence[ModelStatus]:
         now = self._clock.monotonic()
-        return [model_status(s, self._core, self._replicas, now=now) for s in self._specs()]
+        return [self._board.model(spec, now) for spec in self._specs()]
 
     def zygotes(self) -> Sequence[ZygoteStatus]:
         return self._launcher.zygotes()
 
-    async def load(self, model: str, *, wait_s: float | None = None) -> ModelStatus:
+    def fit(self, model: str) -> Fit:
         spec = self._models.get(model).spec
-        if wait_s == 0:
-            self._post(self._arrival(spec, Want.LOADED))
-        else:
-            await self._ask(spec, Want.LOADED, wait_s)
-        return self.status(model)
+        plan = self._preparations.plans.get(spec.name)
+        places = () if plan is None else self._memory.places(plan)
+        engine = "" if plan is None else plan.engine
+        return self._core.fit(spec.name, places, engine, self._clock.monotonic())
+
+    async def load(self, model: str, *, wait_s: float | None = None) -> ModelStatus:
+        return await self._bring(model, Want.LOADED, wait_s)
 
     async def pull(self, model: str, *, wait_s: float | None = None) -> ModelStatus:
+        return await self._bring(model, Want.WEIGHTS, wait_s)
+
+    async def _bring(self, model: str, want: Want, wait_s: float | None) -> ModelStatus:
         spec = self._models.get(model).spec
         if wait_s == 0:
-            self._post(self._arrival(spec, Want.WEIGHTS))
+            self._post(self._arrival(spec, want))
         else:
-            await self._ask(spec, Want.WEIGHTS, wait_s)
+            await self._ask(spec, want, wait_s)
         return self.status(model)
 
     async def stop(self, model: str) -> ModelStatus:
@@ -172,10 +205,20 @@ class Supervisor:
         return self.status(model)
 
     async def forget(self, model: str) -> None:
-        """Stop a model and drop its state: it is leaving the catalog, or has a new spec."""
+        """Stop a model and drop its state: it is leaving the catalog."""
         name = self._models.get(model).spec.name
         await self.stop(name)
         self._post(Forget(name))
+
+    def replaced(self, model: str) -> None:
+        """The catalog has a new spec: what runs goes once there is a replica of it."""
+        spec = self._models.get(model).spec
+        self._post(Replace(spec.name, self._terms(spec)))
+
+    def prewarm(self, model: str) -> None:
+        """Bring a model up without a request, if that harms nobody."""
+        spec = self._models.get(model).spec
+        self._post(Keep(spec.name, self._terms(spec), prewarm=True))
 
     def log_path(self, model: str) -> Path:
         """Where the model's replicas write. The file may not exist yet. Raises ModelNotFound."""
@@ -200,15 +243,16 @@ class Supervisor:
 
     async def shutdown(self, grace_s: float) -> None:
         """Let requests end, stop every process. Returns when none is left, after `grace_s` by force."""
-        for task in self._preparing.values():
-            task.cancel()
+        self._preparations.cancel()
+        if self._upkeep is not None:
+            self._upkeep.cancel()
         self._post(Shutdown())
         try:
             async with asyncio.timeout(grace_s):
-                await self._until_quiet()
+                await self._roster.until_quiet()
         except TimeoutError:
             self.kill_all()
-            await self._until_quiet()
+            await self._roster.until_quiet()
         finally:
             self._feed.close()
             if self._alarm is not None:
@@ -217,16 +261,26 @@ class Supervisor:
 
     def kill_all(self) -> None:
         """End every process now; the requests on them break off."""
-        for facts in self._replicas.values():
-            facts.process.kill()
+        self._roster.kill_all()
 
     def _specs(self) -> list[ModelSpec]:
         return [entry.spec for entry in self._models.entries()]
 
+    def _terms(self, spec: ModelSpec) -> Terms:
+        return Terms(
+            keep_alive_s=self._keep_alive_s if spec.keep_alive is None else spec.keep_alive,
+            min_replicas=spec.replicas.min,
+            max_replicas=spec.replicas.max,
+            concurrency=spec.replicas.concurrency or DEFAULT_CONCURRENCY,
+            pinned=spec.pinned,
+        )
+
     # Tickets
 
-    async def _ask(self, spec: ModelSpec, want: Want, wait_s: float | None) -> tuple[int, _Granted | None]:
-        event = self._arrival(spec, want)
+    async def _ask(
+        self, spec: ModelSpec, want: Want, wait_s: float | None, prefix: Prefix | None = None
+    ) -> tuple[int, _Granted | None]:
+        event = self._arrival(spec, want, prefix)
         future = self._register(event.ticket)
         self._post(event)
         if future.done():  # a model that is ready grants at once
@@ -243,9 +297,10 @@ class Supervisor:
                 detail=progress.as_detail(),
             ) from None
 
-    def _arrival(self, spec: ModelSpec, want: Want) -> Arrive:
-        keep_alive_s = self._keep_alive_s if spec.keep_alive is None else spec.keep_alive
-        return Arrive(next(self._numbers), spec.name, want, keep_alive_s)
+    def _arrival(self, spec: ModelSpec, want: Want, prefix: Prefix | None = None) -> Arrive:
+        choice = prefix is not None and spec.replicas.max > 1 and self._core.has_choice(spec.name)
+        parts = prefix() if choice and prefix is not None else ()
+        return Arrive(next(self._numbers), spec.name, want, self._terms(spec), parts)
 
     def _register(self, ticket: int) -> asyncio.Future[_Granted | None]:
         future = self._tickets[ticket] = asyncio.get_running_loop().create_future()
@@ -287,13 +342,32 @@ class Supervisor:
             case Changed():
                 self._feed.publish(effect.model)
             case Prepare():
-                self._prepare(effect.model)
+                self._preparations.begin(self._models.get(effect.model).spec)
             case Launch():
-                self._launch(effect)
+                self._roster.launch(effect, self._preparations.plans[effect.model])
+            case Go():
+                self._roster.act(effect.replica_id, lambda process: process.go())
             case Terminate():
-                self._with_process(effect.replica_id, lambda process: process.terminate())
+                self._roster.act(effect.replica_id, lambda process: process.terminate())
             case Kill():
-                self._with_process(effect.replica_id, lambda process: process.kill())
+                self._roster.act(effect.replica_id, lambda process: process.kill())
+            case _:
+                self._note(effect)
+
+    def _note(self, effect: Started | RanOut | Evicted | StopZygote) -> None:
+        match effect:
+            case Started():
+                if (facts := self._roster.facts.get(effect.replica_id)) is not None:
+                    self._starts.started(facts.plan, dict(effect.stages_s))
+            case RanOut():
+                plan = replace(self._preparations.plans[effect.model], device=effect.device)
+                self._memory.ran_out(plan, effect.memory)
+            case Evicted():
+                reason = f"for {effect.for_model!r}" if effect.for_model else "to keep within the budget"
+                logger.info("model %s: replica %s goes %s", effect.model, effect.replica_id, reason)
+            case StopZygote():
+                logger.info("the zygote of engine %s goes: its memory is wanted", effect.engine)
+                self._launcher.stop_zygote(effect.engine)
 
     def _resolve(self, effect: Grant) -> None:
         future = self._tickets.get(effect.ticket)
@@ -301,7 +375,7 @@ class Supervisor:
             # Nobody waits any more: what was granted goes straight back.
             self._inbox.append(Release(effect.ticket))
             return
-        facts = self._replicas.get(effect.replica_id or "")
+        facts = self._roster.facts.get(effect.replica_id or "")
         future.set_result(_Granted(effect.replica_id or "", facts.process.address) if facts else None)
 
     def _reject(self, effect: Fail) -> None:
@@ -309,89 +383,43 @@ class Supervisor:
         if future is not None and not future.done():
             future.set_exception(effect.error)
 
-    def _with_process(self, replica_id: str, act: Callable[[Process], None]) -> None:
-        facts = self._replicas.get(replica_id)
-        if facts is not None:
-            act(facts.process)
-
     def _set_alarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+        """An alarm that has become needless rings all the same: most are put off with every request."""
         at = self._core.next_wake()
-        if at is not None:
-            delay_s = max(0.0, at - self._clock.monotonic())
-            self._alarm = asyncio.get_running_loop().call_later(delay_s, self._post, Tick())
-
-    # Starting
-
-    def _prepare(self, model: str) -> None:
-        task = asyncio.create_task(self._prepare_task(model), name=f"prepare {model}")
-        self._preparing[model] = task
-        task.add_done_callback(lambda _: self._preparing.pop(model, None))
-
-    async def _prepare_task(self, model: str) -> None:
-        meter = _Meter(self._clock)
-
-        def report(progress: FetchProgress) -> None:
-            self._post(Preparing(model, *meter.read(progress)))
-
-        try:
-            self._prepared[model] = await self._preparer.prepare(self._models.get(model).spec, report)
-        except EkibenError as error:
-            logger.warning("model %s: %s", model, error.message)
-            self._post(Prepared(model, error))
-        except Exception as error:
-            logger.exception("model %s could not be prepared", model)
-            self._post(Prepared(model, LoadFailed(f"{model!r} could not be prepared: {error}")))
-        else:
-            self._post(Prepared(model))
-
-    def _launch(self, effect: Launch) -> None:
-        plan = self._prepared.pop(effect.model)
-        asyncio.get_running_loop().run_in_executor(None, prefetch, plan.weights)
-        replica_id = effect.replica_id
-        try:
-            process = self._launcher.launch(
-                replica_id,
-                plan=plan,
-                go=True,
-                on_report=lambda report: self._post(Reported(replica_id, report)),
-                on_exit=lambda reason: self._exited(replica_id, reason),
-            )
-        except OSError as error:
-            self._inbox.append(Exited(replica_id, f"no process can be started: {error}"))
+        if at is None:
             return
-        self._quiet.clear()
-        self._replicas[replica_id] = ReplicaFacts(process=process, plan=plan, started_at=self._clock.now())
+        if self._alarm is not None:
+            if self._alarm_at <= at:
+                return
+            self._alarm.cancel()
+        self._alarm_at = at
+        delay_s = max(0.0, at - self._clock.monotonic())
+        self._alarm = asyncio.get_running_loop().call_later(delay_s, self._ring)
 
-    def _exited(self, replica_id: str, reason: str) -> None:
-        facts = self._replicas.pop(replica_id)
-        logger.info("model %s: replica %s ended: %s", facts.plan.model.name, replica_id, reason)
-        self._post(Exited(replica_id, reason))
-        if not self._replicas:
-            self._quiet.set()
+    def _ring(self) -> None:
+        self._alarm = None
+        self._post(Tick())
 
-    async def _until_quiet(self) -> None:
-        while self._replicas:
-            await self._quiet.wait()
+    # Upkeep
 
+    async def _keep_up(self) -> None:
+        while True:
+            await asyncio.sleep(UPKEEP_S)
+            self._post(Budgets(self._memory.budgets()))
+            ready = [s.id for s in self._core.replicas.values() if s.state is State.READY]
+            for plan, memory in await self._roster.measure(ready):
+                self._memory.measured(plan, memory)
+            self._post(self._spare_zygotes())
 
-class _Meter:
-    """Progress and time left of a fetch, from what it reports."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._first: tuple[float, int] | None = None
-
-    def read(self, progress: FetchProgress) -> tuple[float | None, float | None]:
-        """(progress 0 to 1, seconds left); None for what is not known yet."""
+    def _spare_zygotes(self) -> Spare:
         now = self._clock.monotonic()
-        if self._first is None:
-            self._first = (now, progress.done_bytes)
-        if not progress.total_bytes:
-            return None, None
-        elapsed_s, done = now - self._first[0], progress.done_bytes - self._first[1]
-        left = progress.total_bytes - progress.done_bytes
-        eta_s = left * elapsed_s / done if done > 0 and elapsed_s > 0.5 else None
-        return min(1.0, progress.done_bytes / progress.total_bytes), eta_s
+        spare = {}
+        for zygote in self._launcher.zygotes():
+            uses = self._roster.starts_of(zygote.engine)
+            spare[zygote.engine] = SpareZygote(
+                memory={HOST: zygote.memory_bytes or 0},
+                rate=uses.rate(now),
+                cold_cost_s=ZYGOTE_SAVES_S,
+                last_use_s=uses.used_at_s,
+            )
+        return Spare(spare)

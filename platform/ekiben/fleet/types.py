@@ -6,11 +6,13 @@ share a process, later a socket may lie between them. Nothing here assumes that 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
+
+Prefix: TypeAlias = Callable[[], Sequence[int]]
 
 
 class State(StrEnum):
@@ -49,6 +51,26 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """Whether a model fits into memory beside what is there, and who would go for it."""
+
+    model: str
+    fits: str
+    """`loaded`, `now`, `after evictions`, `later` (others are loading), `never`, or `unknown` as long as
+    its need is."""
+    device: str | None
+    """Where it would run."""
+    need: Mapping[str, int] | None
+    """Bytes by device."""
+    free: Mapping[str, int]
+    budgets: Mapping[str, int]
+    would_go: tuple[str, ...] = ()
+    """Models that would be unloaded, the least worthy first; zygotes as `zygote ENGINE`."""
+    reason: str | None = None
+    """Why it can never fit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """How far a model is on its way to ready; what is not known is left out, never guessed."""
 
@@ -58,6 +80,9 @@ class Progress:
     progress: float | None = None
     """0 to 1, of the stage."""
     eta_s: float | None = None
+    """Until it is ready."""
+    stages_s: Mapping[str, float] = field(default_factory=dict)
+    """How long each stage of the start took, and the one under way so far."""
 
     def as_detail(self) -> dict[str, Any]:
         """For the body of a 503."""
@@ -66,6 +91,7 @@ class Progress:
             "stage": self.stage,
             "progress": self.progress,
             "eta_s": self.eta_s,
+            "stages_s": {stage: round(seconds, 3) for stage, seconds in self.stages_s.items()},
         }
 
 
@@ -77,8 +103,10 @@ class ReplicaStatus:
     pid: int | None
     engine: str
     address: str
+    device: str
     in_flight: int
     memory_bytes: int | None
+    """On all devices together."""
     started_at: str
     """ISO 8601, UTC."""
     stages_s: dict[str, float] = field(default_factory=dict)
@@ -103,6 +131,8 @@ class ModelStatus:
     retry_in_s: float | None
     """When a request would try again."""
     replicas: Sequence[ReplicaStatus] = ()
+    stages_s: Mapping[str, float] = field(default_factory=dict)
+    """Of the start under way: how long each stage took, the last one so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,13 +150,20 @@ class ZygoteStatus:
 class FleetPort(Protocol):
     """What the gateway, and whoever serves `/api`, may ask of the fleet."""
 
-    async def acquire(self, model: str, *, wait_s: float | None = None) -> Lease:
+    async def acquire(
+        self, model: str, *, wait_s: float | None = None, prefix: Prefix | None = None
+    ) -> Lease:
         """A lease on a ready replica of a catalogued model (by name or alias).
 
         Waits while the model is brought up, at most `wait_s` (None: the platform's budget), then raises
         ModelNotReady; the load goes on. Raises ModelNotFound, EngineNotInstalled, FetchFailed, LoadFailed,
-        QueueFull or ShuttingDown at once when they are certain. Cancelling withdraws the request.
+        QueueFull, InsufficientMemory or ShuttingDown at once when they are certain. Cancelling withdraws
+        the request. `prefix` gives hashes of the conversation's growing beginnings, shortest first, and
+        is called only where there is a choice between replicas.
         """
+
+    def first_byte(self, lease: Lease) -> None:
+        """The replica began to answer. Cheap, and harmless to call again."""
 
     def release(self, lease: Lease, *, died: bool = False) -> None:
         """Give a lease back; twice is harmless. `died`: the replica broke off, so look at it at once."""
@@ -153,7 +190,14 @@ class FleetPort(Protocol):
         """Let its requests end, then unload it. Returns when it is cold. Idempotent."""
 
     async def forget(self, model: str) -> None:
-        """Stop a model and drop its state: it is leaving the catalog, or has a new spec."""
+        """Stop a model and drop its state: it is leaving the catalog."""
+
+    def replaced(self, model: str) -> None:
+        """The catalog has a new spec for a model: what runs goes once a replica of the new spec is ready,
+        and no request fails for it. Returns at once."""
+
+    def fit(self, model: str) -> Fit:
+        """Whether it fits now, and who would go. Advisory; raises ModelNotFound."""
 
     def changed(self, model: str) -> None:
         """Tell the readers of `events` that something outside the fleet changed a model."""

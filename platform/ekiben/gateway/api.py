@@ -89,7 +89,7 @@ class Api:
             raise InvalidRequest(error.message, code=ConfigError.code) from None
         name = entry.spec.name
         if replace:
-            await self._fleet.forget(name)  # what runs, runs with the old spec
+            self._fleet.replaced(name)
         self._fleet.changed(name)
         await exchange.answer(json_answer(_model(entry, self._fleet.status(name)), status=201))
 

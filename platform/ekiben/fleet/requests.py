@@ -1,0 +1,120 @@
+"""Requests: who is served at once, who waits, who is refused, and what their coming and going tells."""
+
+from __future__ import annotations
+
+import math
+
+from ekiben.errors import EkibenError, QueueFull, ShuttingDown
+from ekiben.fleet.events import Arrive, Fail, FirstByte, Grant, Release, Want, Withdraw
+from ekiben.fleet.life import SMOOTHING, Life
+from ekiben.fleet.routing import choose
+from ekiben.fleet.state import FleetState, ModelState, Purpose, Replica, Waiter
+
+SUSPECT_S = 0.5
+"""How long a replica that broke off is given to be seen dying: its sockets close a little before."""
+
+
+class Requests:
+    """Tickets and leases."""
+
+    def __init__(self, state: FleetState, life: Life) -> None:
+        self._state = state
+        self._life = life
+
+    def arrive(self, event: Arrive, now: float) -> None:
+        """Granted, refused, or in line."""
+        model = self._state.model(event.model, event.terms)
+        if refusal := self._refusal(model, now):
+            self._state.emit(Fail(event.ticket, refusal))
+            return
+        if event.want is Want.LEASE:
+            _note_use(model, now)
+        if event.want is Want.WEIGHTS and model.replicas:
+            self._state.emit(Grant(event.ticket, None))
+            return
+        waiter = Waiter(event.want, event.prefix)
+        if event.want is not Want.WEIGHTS and (replica := choose(model.serving(now), event.prefix)):
+            self._serve(replica, event.ticket, waiter, now)
+            return
+        model.waiting[event.ticket] = waiter
+        self._state.tickets[event.ticket] = model
+        if event.want is not Want.WEIGHTS:
+            _hurry(model)
+        self._state.tell(model)
+
+    def _refusal(self, model: ModelState, now: float) -> EkibenError | None:
+        if self._state.shutting_down:
+            return ShuttingDown("the platform is shutting down")
+        if model.failure is not None and now < model.failure.retry_at and not model.replicas:
+            return model.failure.as_error(now)
+        if len(model.waiting) >= self._state.rules.max_waiting:
+            return QueueFull(f"{len(model.waiting)} requests are waiting for {model.name!r}: try again later")
+        return None
+
+    def withdraw(self, event: Withdraw) -> None:
+        """Only the request goes: the start that it asked for is kept for the next one."""
+        model = self._state.tickets.pop(event.ticket, None)
+        if model is not None:
+            del model.waiting[event.ticket]
+            self._state.tell(model)
+
+    def first_byte(self, event: FirstByte, now: float) -> None:
+        """The engine has begun to answer."""
+        if (replica := self._state.leases.get(event.ticket)) is not None:
+            self._life.began_to_answer(replica, now)
+
+    def release(self, event: Release, now: float) -> None:
+        """Harmless when the lease is no more."""
+        replica = self._state.leases.pop(event.ticket, None)
+        if replica is None:
+            return
+        model = replica.model
+        took_s = now - replica.leases.pop(event.ticket)
+        model.service_s += SMOOTHING * (took_s - model.service_s)
+        replica.idle_since = now
+        if model.in_flight == 0:
+            model.idle_from = now
+        if event.died:
+            replica.suspect_until = now + SUSPECT_S
+        self._life.began_to_answer(replica, now)
+        self._state.tell(model)
+
+    def settle(self, model: ModelState, now: float) -> None:
+        """Give the waiting what they wait for, if it is there."""
+        if not model.waiting:
+            return
+        if not model.replicas:
+            for ticket in [t for t, waiter in model.waiting.items() if waiter.want is Want.COLD]:
+                self._life.answer(model, ticket)
+        serving = model.serving(now)
+        if not serving:
+            return
+        for ticket, waiter in list(model.waiting.items()):
+            if waiter.want in (Want.LEASE, Want.LOADED) and (replica := choose(serving, waiter.prefix)):
+                del model.waiting[ticket]
+                del self._state.tickets[ticket]
+                self._serve(replica, ticket, waiter, now)
+
+    def _serve(self, replica: Replica, ticket: int, waiter: Waiter, now: float) -> None:
+        if waiter.want is Want.LEASE:
+            replica.leases[ticket] = now
+            replica.served = True
+            replica.seen.note(waiter.prefix)
+            self._state.leases[ticket] = replica
+        replica.idle_since = now
+        self._state.emit(Grant(ticket, replica.id))
+        self._state.tell(replica.model)
+
+
+def _hurry(model: ModelState) -> None:
+    """Somebody waits: what was begun for lesser reasons is for them now."""
+    model.wanted = model.preparing_for = Purpose.REQUEST
+    for replica in model.replicas.values():
+        replica.purpose = Purpose.REQUEST
+
+
+def _note_use(model: ModelState, now: float) -> None:
+    if model.idle_from < math.inf:
+        model.history = model.history.after_idling(now - model.idle_from)
+        model.idle_from = math.inf
+    model.history = model.history.after_use(now)
