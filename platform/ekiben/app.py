@@ -22,12 +22,15 @@ import uvloop
 from ekiben import __version__
 from ekiben.catalog.catalog import Catalog
 from ekiben.catalog.weights import WeightsStore
+from ekiben.contract.policy import Idle, Resident
 from ekiben.errors import ConfigError
 from ekiben.fleet.berths import Berths
 from ekiben.fleet.core import FleetCore
 from ekiben.fleet.fork_launcher import ForkLauncher
 from ekiben.fleet.launcher import Launcher, SpawnLauncher
+from ekiben.fleet.preparation import BlankBook
 from ekiben.fleet.preparer import CatalogPreparer
+from ekiben.fleet.state import Rules
 from ekiben.fleet.supervisor import Supervisor
 from ekiben.gateway.app import Gateway, check_exposure
 from ekiben.gateway.http_protocol import HttpProtocol
@@ -112,6 +115,7 @@ class App:
                 settings=self._loaded,
                 metrics=Metrics(self._supervisor),
             )
+            await self._supervisor.start()
             await self.gateway.startup()
         except BaseException:
             self.home.close()
@@ -140,9 +144,14 @@ def make_supervisor(
     """The fleet with its launcher and preparer."""
     return Supervisor(
         core=FleetCore(
-            start_timeout_s=settings.start_timeout_s,
-            drain_s=settings.drain_s,
-            max_waiting=settings.max_waiting,
+            Rules(
+                start_timeout_s=settings.start_timeout_s,
+                drain_s=settings.drain_s,
+                max_waiting=settings.max_waiting,
+                w_max_s=settings.w_max_s,
+                hang_s=settings.hang_s,
+            ),
+            policy=_GreedyDual(),
         ),
         models=catalog,
         preparer=CatalogPreparer(
@@ -152,10 +161,22 @@ def make_supervisor(
             threads=settings.threads or len(os.sched_getaffinity(0)),
         ),
         launcher=make_launcher(settings, home),
+        memory=BlankBook(),
+        starts=BlankBook(),
         log_folder=home.logs,
         keep_alive_s=300.0 if settings.keep_alive is None else settings.keep_alive,
         wait_s=settings.wait_s,
     )
+
+
+class _GreedyDual:
+    """The policy until there is a choice of them."""
+
+    def worth(self, resident: Resident) -> float:
+        return resident.rate * resident.cold_cost_s / max(resident.size_bytes, 1)
+
+    def keep_alive_s(self, idle: Idle) -> float:
+        return 300.0
 
 
 def make_launcher(settings: Settings, home: Home) -> Launcher:

@@ -46,6 +46,12 @@ class Settings(BaseModel):
     )
     drain_s: float = Field(30.0, ge=0, description="how long running requests may go on when stopping")
     max_waiting: int = Field(1024, ge=1, description="requests that may wait for one model")
+    w_max_s: float = Field(
+        3.0, gt=0, description="no model waits longer for memory because another one is busy, in seconds"
+    )
+    hang_s: float = Field(
+        30.0, gt=0, description="a replica that gives no sign of life for so many seconds is ended"
+    )
     max_body_bytes: int = Field(512 * 2**20, ge=1024, description="largest request body")
     device: str = Field(
         "auto",

@@ -106,6 +106,8 @@ class World:
     """Tickets without an answer."""
     leases: dict[int, str] = field(default_factory=dict)
     """Ticket to replica id."""
+    stopping: dict[int, set[str]] = field(default_factory=dict)
+    """Ticket to the replicas that there were when a stop was asked for."""
     stop_asked: dict[str, float] = field(default_factory=dict)
     """When it was said that a model's requests may be cut off after the drain time."""
     generations: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MODELS, 0))
@@ -135,9 +137,7 @@ class FleetMachine(RuleBasedStateMachine):
 
     # The world acts
 
-    @rule(
-        model=st.sampled_from(MODELS), want=st.sampled_from(WANTS)
-    )
+    @rule(model=st.sampled_from(MODELS), want=st.sampled_from(WANTS))
     def arrive(self, model: str, want: Want) -> None:
         self.numbers += 1
         self.world.open[self.numbers] = (model, want)
@@ -227,6 +227,9 @@ class FleetMachine(RuleBasedStateMachine):
         self.numbers += 1
         self.world.open[self.numbers] = (model, Want.COLD)
         self.world.stop_asked[model] = self.now
+        self.world.stopping[self.numbers] = {
+            replica for replica, process in self.world.processes.items() if process.model == model
+        }
         self.send(Stop(self.numbers, model))
 
     @rule(model=st.sampled_from(MODELS))
@@ -354,8 +357,8 @@ class FleetMachine(RuleBasedStateMachine):
         assert ticket in self.world.open, "an answer to nobody, or a second one"
         model, want = self.world.open.pop(ticket)
         if want is Want.COLD:
-            running = {process.model for process in self.world.processes.values()}
-            assert model not in running, "stopped means that no process is left"
+            left = self.world.stopping.pop(ticket) & self.world.processes.keys()
+            assert not left, "stopped means that no process is left"
         if want is Want.LEASE:
             assert replica_id is not None
             process = self.world.processes[replica_id]

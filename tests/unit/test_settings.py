@@ -48,6 +48,8 @@ def test_every_field_can_be_set_by_its_variable(tmp_path: Path) -> None:
         "start_timeout_s": "3",
         "drain_s": "0",
         "max_waiting": "4",
+        "w_max_s": "1.5",
+        "hang_s": "20",
         "max_body_bytes": "2048",
         "device": "cuda:1",
         "memory": "cpu=12GiB,cuda:0=90%",

@@ -160,7 +160,7 @@ def test_a_file_may_hold_several_specs() -> None:
         (
             ("family: llm", "famly: llm"),
             "models.yaml:2:1: famly is not known here (known: name, family, abilities, description, license, "
-            "aliases, variants, keep_alive, prewarm): did you mean 'family'?",
+            "aliases, variants, keep_alive, replicas, pinned, prewarm): did you mean 'family'?",
         ),
         (("    engine: writer\n", ""), "models.yaml:6:5: variants.0.engine is required"),
         (

@@ -143,10 +143,10 @@ class Variant(_Spec):
 class ReplicaRange(_Spec):
     """How many processes may serve a model at a time."""
 
-    min: int = Field(0, ge=0, le=64)
+    min: int = Field(default=0, ge=0, le=64)
     """So many are kept, used or not."""
-    max: int = Field(1, ge=1, le=64)
-    concurrency: int | None = Field(None, ge=1)
+    max: int = Field(default=1, ge=1, le=64)
+    concurrency: int | None = Field(default=None, ge=1)
     """Requests at a time that one is meant for: with more, another one is started. None: the platform's
     default."""
 

@@ -206,7 +206,8 @@ class FleetCore:
             return
         self._life.stop(model, now)
         model.terms = replace(model.terms, min_replicas=0)  # until somebody asks for it again
-        model.waiting[event.ticket] = Waiter(Want.COLD)
+        leaving = frozenset(replica.id for replica in model.replicas.values())
+        model.waiting[event.ticket] = Waiter(Want.COLD, leaving=leaving)
         self._state.tickets[event.ticket] = model
         self._state.tell(model)
 
@@ -259,7 +260,7 @@ class FleetCore:
             self._want(model, Purpose.SCALE, now)
 
     def _start_first(self, model: ModelState, now: float) -> None:
-        if any(waiter.want in (Want.LEASE, Want.LOADED) for waiter in model.waiting.values()):
+        if model.called_for:
             model.wanted = Purpose.REQUEST
         outdated = [replica for replica in model.replicas.values() if replica.outdated]
         if any(not replica.outdated for replica in model.replicas.values()):
@@ -310,7 +311,7 @@ class FleetCore:
     def _unload_at(self, model: ModelState) -> float:
         """When the model has been idle long enough; what its terms keep, stays even then."""
         ready = [replica for replica in model.current if replica.state is State.READY]
-        if len(ready) <= model.terms.min_replicas or model.waiting or model.in_flight:
+        if len(ready) <= model.terms.min_replicas or model.called_for or model.in_flight:
             return math.inf
         keep_s = self._keep_alive_s(model, ready)
         if not any(replica.served for replica in ready):

@@ -79,6 +79,11 @@ class ForkLauncher:
             for z in living
         ]
 
+    def stop_zygote(self, engine: str) -> None:
+        for (name, _), seat in self._seats.items():
+            if name == engine:
+                seat.clear()
+
     def close(self) -> None:
         for seat in self._seats.values():
             seat.clear()

@@ -73,6 +73,9 @@ class Launcher(Protocol):
     def zygotes(self) -> Sequence[ZygoteStatus]:
         """The warm processes that it keeps."""
 
+    def stop_zygote(self, engine: str) -> None:
+        """Give up an engine's warm process; the next start makes it anew. Harmless when there is none."""
+
     def close(self) -> None:
         """Remove what is left on disk. Only after every process has ended."""
 
@@ -104,6 +107,9 @@ class SpawnLauncher:
 
     def zygotes(self) -> Sequence[ZygoteStatus]:
         return ()
+
+    def stop_zygote(self, engine: str) -> None:
+        """There are none."""
 
     def close(self) -> None:
         self._berths.close()

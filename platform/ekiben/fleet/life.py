@@ -291,8 +291,8 @@ class Life:
         if isinstance(error, EngineError) and error.retryable is not False:
             wait_s = error.retry_after_s = pause_s
         model.failure = Failure(error, now + wait_s)
-        for ticket, waiter in list(model.waiting.items()):
-            self.answer(model, ticket, None if waiter.want is Want.COLD else error)
+        for ticket in [t for t, waiter in model.waiting.items() if waiter.want is not Want.COLD]:
+            self.answer(model, ticket, error)
 
     def answer(self, model: ModelState, ticket: int, error: EkibenError | None = None) -> None:
         """End a ticket's wait without a lease."""

@@ -56,6 +56,31 @@ class StartBook(Protocol):
         """What its starts cost those who wait, usually."""
 
 
+class BlankBook:
+    """Implements both books for a fleet that measures nothing: no device has a limit."""
+
+    def budgets(self) -> Memory:
+        return {}
+
+    def places(self, plan: Plan) -> tuple[Place, ...]:
+        return (Place(plan.device, {}),)
+
+    def measured(self, plan: Plan, memory: Memory) -> None:
+        """Forgotten."""
+
+    def ran_out(self, plan: Plan, memory: Memory) -> None:
+        """Forgotten."""
+
+    def started(self, plan: Plan, stages_s: dict[str, float]) -> None:
+        """Forgotten."""
+
+    def eta_s(self, plan: Plan, stage: str, elapsed_s: float) -> float | None:
+        return None
+
+    def cold_cost_s(self, plan: Plan) -> float | None:
+        return None
+
+
 class Preparations:
     """All that are under way, and the plans that came of them."""
 

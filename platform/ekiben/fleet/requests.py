@@ -83,8 +83,8 @@ class Requests:
         """Give the waiting what they wait for, if it is there."""
         if not model.waiting:
             return
-        if not model.replicas:
-            for ticket in [t for t, waiter in model.waiting.items() if waiter.want is Want.COLD]:
+        for ticket, waiter in list(model.waiting.items()):
+            if waiter.want is Want.COLD and waiter.leaving.isdisjoint(model.replicas):
                 self._life.answer(model, ticket)
         serving = model.serving(now)
         if not serving:

@@ -73,6 +73,8 @@ class Failure:
 class Waiter:
     want: Want
     prefix: Sequence[int] = ()
+    leaving: frozenset[str] = frozenset()
+    """For COLD: the replicas whose end is waited for."""
 
 
 @dataclass(slots=True, eq=False)
@@ -182,6 +184,11 @@ class ModelState:
     def demand(self) -> int:
         """Requests, running and waiting."""
         return self.in_flight + sum(waiter.want is Want.LEASE for waiter in self.waiting.values())
+
+    @property
+    def called_for(self) -> bool:
+        """Whether somebody waits for a replica."""
+        return any(waiter.want in (Want.LEASE, Want.LOADED) for waiter in self.waiting.values())
 
     @property
     def current(self) -> list[Replica]:
