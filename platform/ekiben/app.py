@@ -22,14 +22,15 @@ import uvloop
 from ekiben import __version__
 from ekiben.catalog.catalog import Catalog
 from ekiben.catalog.weights import WeightsStore
-from ekiben.contract.policy import Idle, Resident
 from ekiben.errors import ConfigError
 from ekiben.fleet.berths import Berths
 from ekiben.fleet.core import FleetCore
 from ekiben.fleet.fork_launcher import ForkLauncher
 from ekiben.fleet.launcher import Launcher, SpawnLauncher
-from ekiben.fleet.preparation import BlankBook
+from ekiben.fleet.policy.choice import choose_policy
+from ekiben.fleet.preparation import BlankBook, StartBook
 from ekiben.fleet.preparer import CatalogPreparer
+from ekiben.fleet.starts import Starts
 from ekiben.fleet.state import Rules
 from ekiben.fleet.supervisor import Supervisor
 from ekiben.gateway.app import Gateway, check_exposure
@@ -37,6 +38,7 @@ from ekiben.gateway.http_protocol import HttpProtocol
 from ekiben.plugins.discovery import Plugins, discover
 from ekiben.settings import LoadedSettings, Settings, process_environment
 from ekiben.store.database import Database, sqlite_url
+from ekiben.store.records import Records
 from ekiben.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -95,6 +97,7 @@ class App:
         self.home = Home(loaded.values.home)
         self._loaded = loaded
         self._database: Database | None = None
+        self._records: Records | None = None
         self._supervisor: Supervisor | None = None
         self.gateway: Gateway | None = None
 
@@ -107,7 +110,11 @@ class App:
             plugins = discover()
             catalog = Catalog(self._database, plugins)
             weights = WeightsStore(self.home.path, plugins)
-            self._supervisor = make_supervisor(self.settings, self.home, catalog, plugins, weights)
+            self._records = Records(self._database)
+            starts = Starts(self._records)
+            self._supervisor = make_supervisor(
+                self.settings, self.home, catalog, plugins, weights, starts=starts
+            )
             self.gateway = Gateway(
                 fleet=self._supervisor,
                 catalog=catalog,
@@ -133,13 +140,21 @@ class App:
             await self._supervisor.shutdown(self.settings.drain_s + 5)
         if self.gateway is not None:
             await self.gateway.shutdown()
+        if self._records is not None:
+            self._records.close()
         if self._database is not None:
             self._database.close()
         self.home.close()
 
 
 def make_supervisor(
-    settings: Settings, home: Home, catalog: Catalog, plugins: Plugins, weights: WeightsStore
+    settings: Settings,
+    home: Home,
+    catalog: Catalog,
+    plugins: Plugins,
+    weights: WeightsStore,
+    *,
+    starts: StartBook,
 ) -> Supervisor:
     """The fleet with its launcher and preparer."""
     return Supervisor(
@@ -151,7 +166,7 @@ def make_supervisor(
                 w_max_s=settings.w_max_s,
                 hang_s=settings.hang_s,
             ),
-            policy=_GreedyDual(),
+            policy=choose_policy(plugins, settings.policy),
         ),
         models=catalog,
         preparer=CatalogPreparer(
@@ -162,21 +177,11 @@ def make_supervisor(
         ),
         launcher=make_launcher(settings, home),
         memory=BlankBook(),
-        starts=BlankBook(),
+        starts=starts,
         log_folder=home.logs,
-        keep_alive_s=300.0 if settings.keep_alive is None else settings.keep_alive,
+        keep_alive_s=settings.keep_alive,
         wait_s=settings.wait_s,
     )
-
-
-class _GreedyDual:
-    """The policy until there is a choice of them."""
-
-    def worth(self, resident: Resident) -> float:
-        return resident.rate * resident.cold_cost_s / max(resident.size_bytes, 1)
-
-    def keep_alive_s(self, idle: Idle) -> float:
-        return 300.0
 
 
 def make_launcher(settings: Settings, home: Home) -> Launcher:

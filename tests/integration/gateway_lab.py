@@ -11,7 +11,7 @@ import functools
 import json
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from uvicorn.server import ServerState
 
 from ekiben.catalog.catalog import Catalog
 from ekiben.errors import EkibenError, ModelNotReady
-from ekiben.fleet.types import Address, Lease, ModelStatus, Progress, ReplicaStatus, State, ZygoteStatus
+from ekiben.fleet.types import Address, Fit, Lease, ModelStatus, Progress, ReplicaStatus, State, ZygoteStatus
 from ekiben.gateway.app import Gateway
 from ekiben.gateway.http_protocol import HttpProtocol
 from ekiben.gateway.watchdog import Patience
@@ -53,12 +53,17 @@ class FakeFleet:
         self.withdrawn = 0
         self.leases: dict[int, Lease] = {}
         self.died: list[int] = []
+        self.prefixes: list[Sequence[int] | None] = []
+        self.began: list[int] = []
         self.calls: list[tuple[str, str]] = []
         self.told = Progress(state=State.LOADING, stage="loading the model", progress=0.25)
         self.changes: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
-    async def acquire(self, model: str, *, wait_s: float | None = None) -> Lease:
+    async def acquire(
+        self, model: str, *, wait_s: float | None = None, prefix: Callable[[], Sequence[int]] | None = None
+    ) -> Lease:
         spec = self.catalog.spec(model)
+        self.prefixes.append(None if prefix is None else prefix())
         self.acquired += 1
         self.waits.append(wait_s)
         if self.on_acquire is not None:
@@ -76,6 +81,9 @@ class FakeFleet:
         lease = Lease(id=self.acquired, model=spec.name, replica_id="r1", address=self.address)
         self.leases[lease.id] = lease
         return lease
+
+    def first_byte(self, lease: Lease) -> None:
+        self.began.append(lease.id)
 
     def release(self, lease: Lease, *, died: bool = False) -> None:
         del self.leases[lease.id]
@@ -95,6 +103,7 @@ class FakeFleet:
             pid=1,
             engine="llama_cpp",
             address=str(self.address),
+            device="cpu",
             in_flight=len(self.leases),
             memory_bytes=None,
             started_at="2026-11-22T16:00:00+00:00",
@@ -136,6 +145,13 @@ class FakeFleet:
 
     async def forget(self, model: str) -> None:
         self.calls.append(("forget", model))
+
+    def replaced(self, model: str) -> None:
+        self.calls.append(("replaced", model))
+
+    def fit(self, model: str) -> Fit:
+        need = {"cpu": 60}
+        return Fit(model=model, fits="now", device="cpu", need=need, free={"cpu": 80}, budgets={"cpu": 100})
 
     def changed(self, model: str) -> None:
         self.calls.append(("changed", model))

@@ -58,7 +58,7 @@ async def test_a_model_is_added_shown_and_removed(lab: Lab) -> None:
     conflict = await post(lab, "/api/models", {"spec": spec})
     assert (conflict.status, conflict.error()["code"]) == (409, "conflict")
     assert (await post(lab, "/api/models", {"spec": spec, "replace": True})).status == 201
-    assert ("forget", "org/mine:q4") in lab.fleet.calls
+    assert ("replaced", "org/mine:q4") in lab.fleet.calls
     removed = await lab.ask("DELETE", "/api/models/org%2Fmine%3Aq4")
     assert removed.json() == {"name": "org/mine:q4", "removed": True}
     assert (await lab.ask("GET", "/api/models/org%2Fmine%3Aq4")).status == 404

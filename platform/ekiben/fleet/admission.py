@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from ekiben.contract.policy import Resident
 from ekiben.fleet.ledger import Memory, Place, in_words, relieve
+from ekiben.fleet.policy.victims import victims
 
 Worth: TypeAlias = Callable[[Resident], float]
 
@@ -123,25 +124,14 @@ def decide(
     return min((v for v in verdicts if isinstance(v, Wait)), key=lambda wait: wait.until, default=Wait())
 
 
-def victims(candidates: Iterable[Holder], lacking: Memory, worth: Worth) -> tuple[Holder, ...] | None:
-    """Who must go so that nothing is lacking, least worthy first; None if that cannot be done.
-
-    Nobody is among them without need: the most worthy is spared first, if the others are enough.
-    """
-    if not lacking:
-        return ()
-    helpful = [holder for holder in candidates if any(holder.memory.get(device) for device in lacking)]
-    ranked = sorted(helpful, key=lambda holder: (worth(holder.resident(lacking)), holder.name))
-    chosen: list[Holder] = []
-    while relieve(lacking, (holder.memory for holder in chosen)):
-        if len(chosen) == len(ranked):
-            return None
-        chosen.append(ranked[len(chosen)])
-    for holder in reversed(chosen.copy()):
-        others = [other for other in chosen if other is not holder]
-        if not relieve(lacking, (other.memory for other in others)):
-            chosen = others
-    return tuple(chosen)
+def plan_of(holders: Iterable[Holder], lacking: Memory, worth: Worth) -> tuple[Holder, ...] | None:
+    """Who of them must go so that nothing is lacking, as `victims` has it."""
+    return victims(
+        holders,
+        lacking,
+        memory=lambda holder: holder.memory,
+        worth=lambda holder: (worth(holder.resident(lacking)), holder.account),
+    )
 
 
 def _make_room(
@@ -161,11 +151,11 @@ def _make_room(
     going = tuple(holder.account for holder in leaving if any(holder.memory.get(d) for d in short))
     staying = [holder for holder in holders if not holder.leaving and not holder.fixed]
     idle = [holder for holder in staying if not holder.busy and holder.movable_at <= now]
-    plan = victims(idle, lacking, worth)
+    plan = plan_of(idle, lacking, worth)
     if plan is not None:
         return Evict(place, going + tuple(holder.account for holder in plan))
     soon = min((holder.movable_at for holder in staying if holder.movable_at > now), default=math.inf)
-    plan = victims([holder for holder in staying if holder.movable_at <= now], lacking, worth)
+    plan = plan_of((holder for holder in staying if holder.movable_at <= now), lacking, worth)
     if plan is None:
         return Wait(soon)
     # Their requests have to end first: they are asked to go that much earlier.

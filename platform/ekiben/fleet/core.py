@@ -243,7 +243,9 @@ class FleetCore:
         for replica in list(model.replicas.values()):
             self._life.settle(replica, now)
         if self._state.models.get(model.name) is model:
-            self._state.schedule(model, min(self._alarms(model, now), default=math.inf))
+            # What was due by now has just been looked at.
+            at = min((at for at in self._alarms(model) if at > now), default=math.inf)
+            self._state.schedule(model, at)
 
     def _start_what_is_needed(self, model: ModelState, now: float) -> None:
         if model.preparing is not None:
@@ -328,18 +330,17 @@ class FleetCore:
             model.keep = (asked, self._state.policy.keep_alive_s(idle))
         return model.keep[1]
 
-    def _alarms(self, model: ModelState, now: float) -> list[float]:
-        alarms = [self._unload_at(model)]
-        if model.unasked_after > now:
-            alarms.append(model.unasked_after)
-        if model.crowded_since < math.inf and model.preparing is None:
-            alarms.append(model.crowded_since + SCALE_OUT_S)
-        if model.roomy_since < math.inf:
-            alarms.append(model.roomy_since + SCALE_IN_S)
+    def _alarms(self, model: ModelState) -> list[float]:
+        alarms = [
+            self._unload_at(model),
+            model.unasked_after,
+            model.crowded_since + SCALE_OUT_S,
+            model.roomy_since + SCALE_IN_S,
+        ]
         for replica in model.replicas.values():
             alarms.append(self._life.kill_at(replica))
             if replica.state is State.DRAINING and not replica.terminated:
                 alarms.append(replica.drain_by)
-            if model.waiting and replica.suspect_until > now:
+            if model.waiting:
                 alarms.append(replica.suspect_until)
         return alarms

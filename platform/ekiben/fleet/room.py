@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 from ekiben.errors import InsufficientMemory
-from ekiben.fleet.admission import Admit, Claim, Evict, Holder, Refuse, Wait, decide, victims
+from ekiben.fleet.admission import Admit, Claim, Evict, Holder, Refuse, Wait, decide, plan_of
 from ekiben.fleet.events import Evicted, Go, Launch, StopZygote
 from ekiben.fleet.ledger import Place, relieve
 from ekiben.fleet.life import Life
@@ -238,7 +238,7 @@ class Room:
         going = [self._state.ledger.holding(r.id) for r in admitted if r.state is State.DRAINING]
         idle = [r for r in admitted if r.state is State.READY and not r.leases and not _fixed(r)]
         holders = [self._holder(r, r, now) for r in idle]
-        plan = victims(holders, relieve(excess, going), self._state.policy.worth)
+        plan = plan_of(holders, relieve(excess, going), self._state.policy.worth)
         for holder in holders if plan is None else plan:
             victim = self._state.replicas[holder.account]
             self._state.emit(Evicted(victim.model.name, victim.id, ""))

@@ -1,41 +1,52 @@
-"""Who has to go when memory is wanted: an order of the residents, and the smallest plan found in it.
+"""Who has to go when memory is wanted: the smallest plan in the order of a policy.
 
-The order is a policy's. A plan that does not free enough is no plan.
+A plan that does not free enough is no plan.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from typing import Any, TypeVar
 
-from ekiben.contract.policy import Resident
+from ekiben.fleet.ledger import Memory
 
-Worth: TypeAlias = Callable[[Resident], Any]
-"""What keeping a resident is worth; the values of one function can be compared."""
+T = TypeVar("T")
 
 
-def victims(residents: Iterable[Resident], *, needed_bytes: int, worth: Worth) -> tuple[Resident, ...] | None:
-    """Who must go so that `needed_bytes` become free, least worthy first; None if that cannot be done.
+def victims(
+    candidates: Iterable[T],
+    lacking: Memory,
+    *,
+    memory: Callable[[T], Memory],
+    worth: Callable[[T], Any],
+) -> tuple[T, ...] | None:
+    """Who must go so that nothing is lacking on any device, least worthy first; None if that cannot be.
 
-    Nobody is in the plan without need: the most worthy is spared first, if the others are enough.
+    Nobody is among them without need: the most worthy is spared first, if the others are enough.
+    `worth` gives values that can be compared, and no two alike.
     """
-    if needed_bytes <= 0:
-        return ()
-    plan: list[Resident] = []
-    freed_bytes = 0
-    for resident in sorted(residents, key=lambda r: (worth(r), r.name)):
-        plan.append(resident)
-        freed_bytes += resident.size_bytes
-        if freed_bytes >= needed_bytes:
-            return _without_the_needless(plan, freed_bytes - needed_bytes)
-    return None
+    left = dict(lacking)
+    chosen: list[T] = []
+    for candidate in sorted(candidates, key=worth):
+        if all(size <= 0 for size in left.values()):
+            break
+        held = memory(candidate)
+        if any(left[device] > 0 and held.get(device, 0) > 0 for device in left):
+            chosen.append(candidate)
+            left = {device: size - held.get(device, 0) for device, size in left.items()}
+    if any(size > 0 for size in left.values()):
+        return None
+    return _without_the_needless(chosen, {device: -size for device, size in left.items()}, memory)
 
 
-def _without_the_needless(plan: list[Resident], spare_bytes: int) -> tuple[Resident, ...]:
-    needed: list[Resident] = []
-    for resident in reversed(plan):
-        if resident.size_bytes <= spare_bytes:
-            spare_bytes -= resident.size_bytes
+def _without_the_needless(
+    chosen: list[T], spare: dict[str, int], memory: Callable[[T], Memory]
+) -> tuple[T, ...]:
+    needed: list[T] = []
+    for candidate in reversed(chosen):
+        held = memory(candidate)
+        if all(held.get(device, 0) <= size for device, size in spare.items()):
+            spare = {device: size - held.get(device, 0) for device, size in spare.items()}
         else:
-            needed.append(resident)
+            needed.append(candidate)
     return tuple(reversed(needed))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ekiben.contract.policy import Resident
+from ekiben.fleet.ledger import HOST
 from ekiben.fleet.policy.history import History
 from ekiben.fleet.policy.victims import victims
 from ekiben.fleet.simulation.outcome import Outcome
@@ -89,8 +90,9 @@ class _Memory:
         """Make room and load, if the others let it."""
         plan = victims(
             [self._resident(p, now) for p in self._residents.values() if p.idle_s <= now],
-            needed_bytes=place.model.size_bytes - self._free_bytes,
-            worth=lambda r: self._worth(r, self._residents[r.name].model, now),
+            {HOST: place.model.size_bytes - self._free_bytes},
+            memory=lambda r: {HOST: r.size_bytes},
+            worth=lambda r: (self._worth(r, self._residents[r.name].model, now), r.name),
         )
         if plan is None:
             return False
