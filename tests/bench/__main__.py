@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.bench import gateway_overhead, idle, installed_size, start_up
+from tests.bench import gateway_overhead, idle, installed_size, start_up, throughput
 from tests.bench.home import weights_home
 
 Benchmark = Callable[[Path, Path], Iterator[dict[str, Any]]]
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "start-up": start_up.run,
     "idle": idle.run,
     "gateway-overhead": gateway_overhead.run,
+    "throughput": throughput.run,
     "installed-size": installed_size.run,
 }
 

@@ -1,79 +1,103 @@
 """What the gateway adds to a warm request: the same request to the replica's socket and through the platform.
 
-One-token completions, one connection each, alternating, so that noise hits both alike.
+One client with one connection each way, turn by turn, so that noise hits both alike; what the gateway's
+process takes is told by the kernel. With a replica that costs nothing, request after request and with a
+pause before each, when nothing of the platform is in the processor's caches any more; then with a real one.
 """
 
 from __future__ import annotations
 
-import http.client
-import json
-import socket
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Final
 
 import psutil
 
 from tests.bench.home import MODEL
+from tests.bench.scripted_platform import scripted_platform
+from tests.bench.wire import Client, request
 from tests.running import Platform
 
-ROUNDS = 300
-BODY = json.dumps({"model": MODEL, "prompt": "One", "max_tokens": 1, "temperature": 0}).encode()
-
-
-class UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("replica")
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect(self._path)
+ROUNDS: Final = 1500
+PAUSED_ROUNDS: Final = 200
+PAUSE_S: Final = 0.02
+EVENTS: Final = 1000
+STREAMS: Final = 5
+TOKEN_MS: Final = 1
+BODY: Final = {"model": MODEL, "prompt": "One", "max_tokens": 1, "temperature": 0}
+ONE: Final = request("/v1/completions", BODY)
+MANY: Final = request("/v1/completions", BODY | {"max_tokens": EVENTS, "stream": True})
 
 
 def run(folder: Path, weights: Path) -> Iterator[dict[str, Any]]:
-    platform = Platform(folder / "home", weights / "weights").start()
+    with scripted_platform(folder, weights / "weights") as platform:
+        pair = Pair.of(platform, str(platform.socket))
+        request_us, row = pair.compare("request after request", rounds=ROUNDS)
+        yield row
+        _, row = pair.compare("a request now and then", rounds=PAUSED_ROUNDS, pause_s=PAUSE_S)
+        yield row
+        yield pair.stream("streamed events, as fast as they come", request_us=request_us)
+    (folder / "slow").mkdir()
+    with scripted_platform(folder / "slow", weights / "weights", token_ms=TOKEN_MS) as platform:
+        pair = Pair.of(platform, str(platform.socket))
+        yield pair.stream(f"streamed events, one each {TOKEN_MS} ms", request_us=request_us)
+    real = Platform(folder / "real", weights / "weights").start()
     try:
-        platform.post("/v1/completions", json.loads(BODY))
-        (replica,) = platform.model(MODEL)["replicas"]
-        direct = UnixConnection(replica["address"].removeprefix("unix://"))
-        through = http.client.HTTPConnection(urlsplit(platform.url).netloc)
-        assert platform.process is not None
-        gateway = psutil.Process(platform.process.pid)
-        ask_direct, ask_through = asker(direct), asker(through)
-        for _ in range(20):
-            ask_direct()
-            ask_through()
-        before = gateway.cpu_times()
-        pairs = [(ask_direct(), ask_through()) for _ in range(ROUNDS)]
-        after = gateway.cpu_times()
-        used_s = (after.user + after.system) - (before.user + before.system)
-        direct_s = statistics.median(pair[0] for pair in pairs)
-        through_s = statistics.median(pair[1] for pair in pairs)
-        yield {
-            "row": "warm completion of one token",
-            "replica_p50_ms": round(direct_s * 1000, 3),
-            "platform_p50_ms": round(through_s * 1000, 3),
-            "added_p50_ms": round(statistics.median(t - d for d, t in pairs) * 1000, 3),
-            "gateway_cpu_us": round(used_s / ROUNDS * 1e6),
-            "rounds": ROUNDS,
-        }
+        real.post("/v1/completions", BODY)
+        (replica,) = real.model(MODEL)["replicas"]
+        pair = Pair.of(real, replica["address"].removeprefix("unix://"))
+        _, row = pair.compare(f"one token of {MODEL}", rounds=PAUSED_ROUNDS)
+        yield row
     finally:
-        platform.stop()
+        real.stop()
 
 
-def asker(connection: http.client.HTTPConnection) -> Callable[[], float]:
-    """A call that sends the request and gives the seconds until the answer was read."""
+@dataclass
+class Pair:
+    """The two ways to a replica."""
 
-    def ask() -> float:
-        started = time.perf_counter()
-        connection.request("POST", "/v1/completions", BODY, {"content-type": "application/json"})
-        response = connection.getresponse()
-        response.read()
-        assert response.status == 200
-        return time.perf_counter() - started
+    direct: Client
+    through: Client
+    gateway: psutil.Process
 
-    return ask
+    @classmethod
+    def of(cls, platform: Platform, socket: str) -> Pair:
+        assert platform.process is not None
+        pair = cls(Client(socket), Client(platform.url), psutil.Process(platform.process.pid))
+        for _ in range(20):
+            pair.through.ask(ONE)  # first, since it may have to start the replica
+            pair.direct.ask(ONE)
+        return pair
+
+    def compare(self, name: str, *, rounds: int, pause_s: float = 0.0) -> tuple[float, dict[str, Any]]:
+        """The CPU time that the gateway took for a request, in µs, and the row."""
+        pairs = []
+        before_s = self._cpu_s()
+        for _ in range(rounds):
+            time.sleep(pause_s)
+            direct_s = self.direct.ask(ONE)
+            time.sleep(pause_s)
+            pairs.append((direct_s, self.through.ask(ONE)))
+        cpu_us = (self._cpu_s() - before_s) / rounds * 1e6
+        return cpu_us, {
+            "row": name,
+            "replica_p50_ms": round(statistics.median(pair[0] for pair in pairs) * 1000, 3),
+            "platform_p50_ms": round(statistics.median(pair[1] for pair in pairs) * 1000, 3),
+            "added_p50_ms": round(statistics.median(t - d for d, t in pairs) * 1000, 3),
+            "gateway_cpu_us": round(cpu_us),
+            "rounds": rounds,
+        }
+
+    def stream(self, name: str, *, request_us: float) -> dict[str, Any]:
+        before_s = self._cpu_s()
+        for _ in range(STREAMS):
+            self.through.ask(MANY)
+        used_us = (self._cpu_s() - before_s) * 1e6 - STREAMS * request_us
+        return {"row": name, "cpu_us_per_event": round(used_us / STREAMS / EVENTS, 1), "events": EVENTS}
+
+    def _cpu_s(self) -> float:
+        times = self.gateway.cpu_times()
+        return float(times.user + times.system)

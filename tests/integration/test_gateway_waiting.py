@@ -10,6 +10,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from ekiben.errors import LoadFailed, QueueFull
+from ekiben.fleet.types import Address
 from tests.integration.gateway_lab import (
     CHAT,
     CHUNKED_END,
@@ -160,6 +161,54 @@ async def test_a_client_is_answered_before_it_gives_up(
     await lab.chat(headers={"x-stainless-read-timeout": header})
     (wait_s,) = lab.fleet.waits
     assert wait_s is not None and low <= wait_s <= high
+
+
+async def test_the_first_of_two_time_outs_counts(lab: Lab) -> None:
+    await lab.chat(headers={"x-stainless-timeout": "20", "x-stainless-read-timeout": "600"})
+    await lab.chat(headers={"x-stainless-timeout": "20"})
+    assert [18 <= (wait_s or 0) <= 19.5 for wait_s in lab.fleet.waits] == [True, True]
+
+
+async def test_a_second_attempt_has_only_what_is_left_of_the_wait(lab: Lab) -> None:
+    lab.replica.script = answer_json({"ok": True})
+    real = lab.fleet.address
+
+    def take_away(acquired: int) -> None:
+        lab.fleet.address = Address("unix", "/nowhere") if acquired == 1 else real
+
+    lab.fleet.on_acquire = take_away
+    response = await lab.chat(headers={"x-stainless-read-timeout": "20"})
+    assert response.status == 200
+    first_s, second_s = lab.fleet.waits
+    assert first_s is not None and second_s is not None and second_s < first_s
+
+
+async def test_a_request_whose_client_would_have_given_up_reaches_no_replica(lab: Lab) -> None:
+    lab.replica.script = answer_json({"ok": True})
+    lab.fleet.ready.clear()
+    late = await lab.chat(headers={"x-stainless-read-timeout": "0.2"})
+    assert late.status == 503 and int(late.headers["retry-after"]) >= 1
+    assert late.error()["stage"] == "loading the model"
+    lab.fleet.ready.set()
+    assert (await lab.chat(mark="next")).status == 200
+    assert [json.loads(seen.body).get("mark") for seen in lab.replica.seen] == ["next"]
+
+
+async def test_a_stream_outlives_its_read_time_out_by_comments(lab: Lab) -> None:
+    lab.fleet.ready.clear()
+    client = await lab.client()
+    await client.send(
+        "POST", "/v1/chat/completions", chat_body(stream=True), {"x-stainless-read-timeout": "0.2"}
+    )
+    await client.head()
+    chunks = client.chunks()
+    for _ in range(8):  # two time-outs long, one comment at a time
+        assert (await anext(chunks)).startswith(b": ekiben")
+    lab.fleet.ready.set()
+    assert b"".join([chunk async for chunk in chunks]).endswith(delta("hi") + DONE)
+    (wait_s,) = lab.fleet.waits
+    assert wait_s == 600
+    client.hang_up()
 
 
 async def test_comments_come_faster_than_an_impatient_client_gives_up() -> None:

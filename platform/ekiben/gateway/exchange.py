@@ -7,8 +7,8 @@ moved for too long; both cancel that task and leave the reason here.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
-import secrets
 from enum import Enum, auto
 from typing import Final
 from urllib.parse import parse_qs
@@ -31,6 +31,8 @@ SHORT_BYTES: Final = 64 * 1024
 """A refused request of at most this size does not cost its connection."""
 CLIENT_CLOSED_REQUEST: Final = 499
 """What is logged and counted when the client left; nobody is there to receive it."""
+WATCH_AFTER_S: Final = 0.05
+"""Most answers are sent before it would be worth looking whether anybody is left."""
 
 
 class Moves(Enum):
@@ -83,7 +85,7 @@ class Exchange:
         self.method: str = scope["method"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         given = self.headers.get(b"x-request-id", b"")
-        request_id = given if REQUEST_ID.fullmatch(given) else b"req_" + secrets.token_hex(12).encode()
+        request_id = given if REQUEST_ID.fullmatch(given) else b"req_%b" % os.urandom(12).hex().encode()
         self.id = request_id.decode("ascii")
         self.id_header = (b"x-request-id", request_id)
         self.route = "unmatched"
@@ -110,7 +112,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._task: asyncio.Task[object] | None = asyncio.current_task()
-        self._watcher: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | asyncio.TimerHandle | None = None
 
     @property
     def raw_path(self) -> str:
@@ -151,9 +153,12 @@ class Exchange:
         return data, self.body_left
 
     def watch(self) -> None:
-        """From now on, cancel the task as soon as the client hangs up. Only after the body was read."""
+        """From a moment on, cancel the task as soon as the client hangs up. Only after the body was read."""
         if self._watcher is None:
-            self._watcher = asyncio.create_task(self._watch(), name=f"watch {self.id}")
+            self._watcher = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin_to_watch)
+
+    def _begin_to_watch(self) -> None:
+        self._watcher = asyncio.create_task(self._watch(), name=f"watch {self.id}")
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ekiben.errors import InvalidRequest
 from ekiben.gateway.answers import error_body
+from ekiben.gateway.http_transport import JoiningTransport
 
 HEAD_TIMEOUT_S: Final = 30.0
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -29,7 +30,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self._joining = JoiningTransport(transport, self.loop)
+        super().connection_made(self._joining)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -54,6 +56,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_arrived()
         if len(self.headers) > MAX_HEADERS or self._head_is_too_large():
             raise ValueError("the head of the request is too large")
+        self._joining.expect_head()
         super().on_headers_complete()
 
     def _head_is_too_large(self) -> bool:

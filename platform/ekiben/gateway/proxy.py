@@ -28,6 +28,8 @@ FORWARDED: Final = (b"content-type", b"accept", b"user-agent", b"traceparent", b
 RETURNED: Final = frozenset(
     {b"content-type", b"content-length", b"content-disposition", b"retry-after", b"x-should-retry"}
 )
+PATIENCE_HEADERS: Final = (b"x-stainless-read-timeout", b"x-stainless-timeout")
+"""How the SDKs tell after how many seconds they give up: until the next byte, or until the head."""
 EVENT_STREAM: Final = b"text/event-stream"
 MAX_ERROR_BYTES: Final = 2**20
 
@@ -59,21 +61,25 @@ class Proxy:
     async def forward(self, exchange: Exchange, job: Job) -> None:
         """Answer the exchange. Raises what the fleet raises, and EngineError for what replicas do."""
         heartbeat = self._heartbeat(exchange, job) if job.ends_with_done and job.target.stream else None
+        asked_at = self._clock.monotonic()
+        wait_s = self._wait_s if heartbeat else min(self._wait_s, _patience_s(exchange))
         try:
             try:
-                await self._attempt(exchange, job, heartbeat)
+                await self._attempt(exchange, job, heartbeat, wait_s=wait_s)
             except Unreachable:
                 # The request was not delivered, so a replica that is alive may have it.
-                await self._attempt(exchange, job, heartbeat)
+                left_s = max(0.0, wait_s - (self._clock.monotonic() - asked_at))
+                await self._attempt(exchange, job, heartbeat, wait_s=left_s)
         except Unreachable:
             raise ReplicaDied("the model's process cannot be reached: try again", retry_after_s=1) from None
         finally:
             if heartbeat is not None:
                 await heartbeat.stop()
 
-    async def _attempt(self, exchange: Exchange, job: Job, heartbeat: Heartbeat | None) -> None:
+    async def _attempt(
+        self, exchange: Exchange, job: Job, heartbeat: Heartbeat | None, *, wait_s: float
+    ) -> None:
         asked_at = self._clock.monotonic()
-        wait_s = self._wait_s if heartbeat else min(self._wait_s, _patience_s(exchange))
         lease = await self._fleet.acquire(job.target.model, wait_s=wait_s)
         exchange.model = lease.model
         self._metrics.waited(lease.model, self._clock.monotonic() - asked_at)
@@ -146,14 +152,18 @@ def _request_head(exchange: Exchange, job: Job) -> bytes:
 
 def _patience_s(exchange: Exchange) -> float:
     """How long the client will wait for the next byte, less a margin to answer in; infinity: not said."""
-    text = exchange.headers.get(b"x-stainless-read-timeout", b"")
+    seconds = min(_seconds(exchange.headers.get(name)) for name in PATIENCE_HEADERS)
+    return max(0.1, seconds - max(0.5, seconds * 0.05)) if seconds < math.inf else math.inf
+
+
+def _seconds(value: bytes | None) -> float:
+    if value is None:
+        return math.inf
     try:
-        seconds = float(text)
+        seconds = float(value)
     except ValueError:
         return math.inf
-    if not seconds > 0:
-        return math.inf
-    return max(0.1, seconds - max(0.5, seconds * 0.05))
+    return seconds if seconds > 0 else math.inf
 
 
 class _Answer:

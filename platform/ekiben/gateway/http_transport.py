@@ -1,0 +1,66 @@
+"""A transport that lets the head of an answer wait for the first bytes of its body.
+
+uvicorn writes the two apart. Sent together they cost one system call and one packet instead of two, and
+wake the client once. Bytes are never changed, and none waits beyond the turn of the loop it was written in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+
+class JoiningTransport(asyncio.Transport):
+    """Wraps the transport of a connection. `expect_head` before each answer."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._transport = transport
+        self._loop = loop
+        self._expecting = False
+        self._held = b""
+        self._flush: asyncio.Handle | None = None
+        # Asked often, and nothing is to be added.
+        self.is_closing = transport.is_closing  # type: ignore[method-assign]
+        self.pause_reading = transport.pause_reading  # type: ignore[method-assign]
+        self.resume_reading = transport.resume_reading  # type: ignore[method-assign]
+
+    def expect_head(self) -> None:
+        """What is written next waits for what comes after it, or for the end of this turn."""
+        self._expecting = True
+
+    def write(self, data: Any) -> None:
+        if self._held:
+            self._transport.writelines((self._take(), data))
+        elif self._expecting:
+            self._expecting = False
+            self._held = data
+            self._flush = self._loop.call_soon(self._send)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._take()
+        self._transport.abort()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._send()
+        self._transport.set_protocol(protocol)
+
+    def _send(self) -> None:
+        if self._held:
+            self._transport.write(self._take())
+
+    def _take(self) -> bytes:
+        held, self._held = self._held, b""
+        if self._flush is not None:
+            self._flush.cancel()
+            self._flush = None
+        return held

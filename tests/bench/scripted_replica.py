@@ -1,0 +1,106 @@
+"""`python -m tests.bench.scripted_replica SOCKET TOKEN_MS SLOTS`: an engine that costs next to nothing.
+
+It answers every completion with as many tokens as `max_tokens` asks for, one each TOKEN_MS, at most SLOTS
+requests at a time, so that what a platform adds to an engine can be told from the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from typing import Any, Final, cast
+
+import uvloop
+
+HEAD_END: Final = b"\r\n\r\n"
+LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+EVENT: Final = (
+    b"data: "
+    + json.dumps(
+        {
+            "id": "chatcmpl-scripted",
+            "object": "chat.completion.chunk",
+            "created": 1700000000,
+            "model": "scripted",
+            "choices": [{"index": 0, "delta": {"content": " token"}, "finish_reason": None}],
+        }
+    ).encode()
+    + b"\n\n"
+)
+DONE: Final = b"data: [DONE]\n\n"
+STREAM_HEAD: Final = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+)
+
+
+class Engine:
+    """Its slots, and the time that a token takes."""
+
+    def __init__(self, *, token_s: float, slots: int) -> None:
+        self.token_s = token_s
+        self.slots = asyncio.Semaphore(slots)
+
+
+class Connection(asyncio.Protocol):
+    """One client; one request at a time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._received = b""
+        self._task: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, found, body = self._received.partition(HEAD_END)
+        length = LENGTH.search(head)
+        if not found or length is None or len(body) < int(length[1]):
+            return
+        self._received = b""
+        wanted = json.loads(body)
+        if self._engine.token_s:
+            self._task = asyncio.create_task(self._take_time(wanted))
+        elif wanted.get("stream"):
+            self._task = asyncio.create_task(self._stream(wanted["max_tokens"]))
+        else:
+            self._answer(wanted["max_tokens"])
+
+    async def _take_time(self, wanted: dict[str, Any]) -> None:
+        async with self._engine.slots:
+            if wanted.get("stream"):
+                await self._stream(wanted["max_tokens"])
+            else:
+                await asyncio.sleep(self._engine.token_s * wanted["max_tokens"])
+                self._answer(wanted["max_tokens"])
+
+    async def _stream(self, tokens: int) -> None:
+        self._transport.write(STREAM_HEAD)
+        for _ in range(tokens):
+            await asyncio.sleep(self._engine.token_s)
+            self._transport.write(chunk(EVENT))
+        self._transport.write(chunk(DONE) + b"0\r\n\r\n")
+
+    def _answer(self, tokens: int) -> None:
+        body = json.dumps({"choices": [{"index": 0, "text": " token" * tokens}]}).encode()
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        self._transport.write(head % len(body) + body)
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+async def serve(socket: str, token_s: float, slots: int) -> None:
+    engine = Engine(token_s=token_s, slots=slots)
+    server = await asyncio.get_running_loop().create_unix_server(lambda: Connection(engine), socket)
+    print("ready", flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    path, token_ms, slots = sys.argv[1:]
+    uvloop.run(serve(path, float(token_ms) / 1000, int(slots)))
