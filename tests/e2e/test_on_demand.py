@@ -97,6 +97,7 @@ def test_replica_killed_in_mid_stream(platform: Any) -> None:
 
 def test_killed_replica_never_ends_in_done(platform: Any) -> None:
     ask(platform)
+    pid = platform.replica_pid(MODEL)
     body = json.dumps(
         {
             "model": MODEL,
@@ -110,7 +111,7 @@ def test_killed_replica_never_ends_in_done(platform: Any) -> None:
     )
     with urllib.request.urlopen(request, timeout=60) as response:
         response.readline()
-        os.kill(platform.replica_pid(MODEL), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         text = response.read().decode()
     assert "[DONE]" not in text
     last = json.loads(text.rstrip().splitlines()[-1].removeprefix("data: "))

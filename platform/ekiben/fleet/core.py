@@ -236,6 +236,7 @@ class FleetCore:
                 return
 
     def _settle_model(self, model: ModelState, now: float) -> None:
+        model.settled_terms = model.terms
         self._requests.settle(model, now)
         if not self._state.shutting_down:
             self._start_what_is_needed(model, now)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 from ekiben.errors import EkibenError, QueueFull, ShuttingDown
-from ekiben.fleet.events import Arrive, Fail, FirstByte, Grant, Release, Want, Withdraw
+from ekiben.fleet.events import Arrive, Changed, Fail, FirstByte, Grant, Release, Want, Withdraw
 from ekiben.fleet.life import SMOOTHING, Life
 from ekiben.fleet.routing import choose
 from ekiben.fleet.state import FleetState, ModelState, Purpose, Replica, Waiter
+from ekiben.fleet.types import State
 
 SUSPECT_S = 0.5
 """How long a replica that broke off is given to be seen dying: its sockets close a little before."""
@@ -27,8 +28,8 @@ class Requests:
         if refusal := self._refusal(model, now):
             self._state.emit(Fail(event.ticket, refusal))
             return
-        if event.want is Want.LEASE:
-            _note_use(model, now)
+        if event.want is Want.LEASE and _note_use(model, now):
+            self._state.touch(model)
         if event.want is Want.WEIGHTS and model.replicas:
             self._state.emit(Grant(event.ticket, None))
             return
@@ -77,7 +78,24 @@ class Requests:
         if event.died:
             replica.suspect_until = now + SUSPECT_S
         self._life.began_to_answer(replica, now)
-        self._state.tell(model)
+        if event.died or not self._is_routine(replica):
+            self._state.touch(model)
+        self._state.emit(Changed(model.name))
+
+    def _is_routine(self, replica: Replica) -> bool:
+        """Whether nothing can follow from one request more or less on a replica.
+
+        Its unload is put off, no more: an alarm that is set already rings too early then, and is set anew.
+        """
+        model = replica.model
+        return (
+            replica.state is State.READY
+            and model.settled_terms is model.terms
+            and model.terms.max_replicas <= 1
+            and model.wake_at < math.inf
+            and not model.waiting
+            and len(model.replicas) == 1
+        )
 
     def settle(self, model: ModelState, now: float) -> None:
         """Give the waiting what they wait for, if it is there."""
@@ -103,7 +121,9 @@ class Requests:
             self._state.leases[ticket] = replica
         replica.idle_since = now
         self._state.emit(Grant(ticket, replica.id))
-        self._state.tell(replica.model)
+        self._state.emit(Changed(replica.model.name))
+        if not self._is_routine(replica):
+            self._state.touch(replica.model)
 
 
 def _hurry(model: ModelState) -> None:
@@ -113,8 +133,11 @@ def _hurry(model: ModelState) -> None:
         replica.purpose = Purpose.REQUEST
 
 
-def _note_use(model: ModelState, now: float) -> None:
+def _note_use(model: ModelState, now: float) -> bool:
+    """Whether there was an idle time that tells something."""
+    gaps_s = model.history.gaps_s
     if model.idle_from < math.inf:
         model.history = model.history.after_idling(now - model.idle_from)
         model.idle_from = math.inf
     model.history = model.history.after_use(now)
+    return model.history.gaps_s is not gaps_s

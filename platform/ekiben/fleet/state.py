@@ -140,6 +140,8 @@ class ModelState:
 
     name: str
     terms: Terms = field(default_factory=Terms)
+    settled_terms: Terms | None = None
+    """What follows from these has been done."""
     generation: int = 0
     """Counts the specs that it has had."""
     replicas: dict[str, Replica] = field(default_factory=dict)

@@ -118,6 +118,7 @@ class Supervisor:
         self._clock = clock
         self._numbers = itertools.count(1)
         self._tickets: dict[int, asyncio.Future[_Granted | None]] = {}
+        self._terms_of: dict[str, tuple[ModelSpec, Terms]] = {}
         self._inbox: deque[Event] = deque()
         self._taking = False
         self._preparations = Preparations(preparer, memory, starts, post=self._post, clock=clock)
@@ -267,6 +268,13 @@ class Supervisor:
         return [entry.spec for entry in self._models.entries()]
 
     def _terms(self, spec: ModelSpec) -> Terms:
+        """The same object as long as the spec is the same: the core need not look at it again."""
+        known = self._terms_of.get(spec.name)
+        if known is None or known[0] is not spec:
+            known = self._terms_of[spec.name] = (spec, self._make_terms(spec))
+        return known[1]
+
+    def _make_terms(self, spec: ModelSpec) -> Terms:
         return Terms(
             keep_alive_s=self._keep_alive_s if spec.keep_alive is None else spec.keep_alive,
             min_replicas=spec.replicas.min,
