@@ -8,6 +8,7 @@ import gc
 import json
 import logging
 import os
+import secrets
 import socket
 import sys
 from collections.abc import Callable
@@ -167,6 +168,7 @@ def make_supervisor(
                 hang_s=settings.hang_s,
             ),
             policy=choose_policy(plugins, settings.policy),
+            prefix=f"{secrets.token_hex(2)}-",  # or a replica of an earlier platform had the same id
         ),
         models=catalog,
         preparer=CatalogPreparer(
@@ -187,7 +189,7 @@ def make_supervisor(
 def make_launcher(settings: Settings, home: Home) -> Launcher:
     """By forks where that is wanted and can be."""
     environment = {k: v for k, v in process_environment().items() if k not in SECRET_VARIABLES}
-    berths = Berths(run_folder=home.run, log_folder=home.logs)
+    berths = Berths(run_folder=home.run, log_folder=home.logs, orphan_s=settings.orphan_s)
     if settings.zygote == "auto":
         try:
             return ForkLauncher(berths=berths, environment=environment, log_folder=home.logs)

@@ -68,6 +68,11 @@ class Settings(BaseModel):
         pattern="^(auto|off)$",
         description="auto: fork replicas from a warm process per engine; off: start each afresh",
     )
+    orphan_s: float = Field(
+        60.0,
+        ge=0,
+        description="how long ready replicas of a killed platform wait for the next one; 0: they end with it",
+    )
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error"
     )

@@ -18,6 +18,7 @@ import psutil
 from openai import OpenAI
 
 from ekiben.contract.model import ModelSpec
+from ekiben.fleet.berths import Plan
 from ekiben.runtime.protocol import Order, Report, Stage
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,17 @@ def parrot_spec(cracker: Path, **options: Any) -> ModelSpec:
                 }
             ],
         }
+    )
+
+
+def parrot_plan(cracker: Path, *, device: str = "cpu", **options: Any) -> Plan:
+    return Plan(
+        model=parrot_spec(cracker, **options),
+        variant=0,
+        weights=cracker,
+        bento=ROOT / "bentos" / "llm",
+        device=device,
+        threads=1,
     )
 
 

@@ -23,7 +23,7 @@ from ekiben.fleet.berths import Berths, Plan
 from ekiben.fleet.fork_launcher import ForkLauncher
 from ekiben.fleet.processes import child_pids, end_child
 from ekiben.runtime.protocol import Report, Stage
-from tests.bentos.processes import PARROT, ROOT, parrot_spec
+from tests.bentos.processes import PARROT, parrot_plan
 
 WAIT_S = 60.0
 Pair = tuple["Forked", "Forked"]
@@ -83,14 +83,7 @@ class Fleet:
         (folder / "cracker").write_bytes(b"cracker")
 
     def start(self, *, go: bool = True, device: str = "cpu", **options: object) -> Forked:
-        plan = Plan(
-            model=parrot_spec(self.folder / "cracker", **options),
-            variant=0,
-            weights=self.folder / "cracker",
-            bento=ROOT / "bentos" / "llm",
-            device=device,
-            threads=1,
-        )
+        plan = parrot_plan(self.folder / "cracker", device=device, **options)
         self.started.append(Forked(self.launcher, len(self.started), plan, go=go))
         return self.started[-1]
 

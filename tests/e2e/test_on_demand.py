@@ -17,6 +17,8 @@ import openai
 import psutil
 import pytest
 
+from tests.running import wait_until
+
 MODEL = "smollm2-135m-instruct"
 QUESTION: Any = [{"role": "user", "content": "Name three fruits."}]
 
@@ -162,19 +164,15 @@ def test_stop_ends_every_process(make_platform: Callable[..., Any]) -> None:
     assert platform.processes() == []
 
 
-def test_kill_of_the_platform_leaves_no_orphan_and_loses_nothing(
+def test_platform_without_patience_takes_its_replicas_along_and_loses_nothing(
     make_platform: Callable[..., Any], weights: Callable[[str], Any]
 ) -> None:
-    platform = make_platform().start()
+    platform = make_platform(env={"EKIBEN_ORPHAN_S": "0"}).start()
     added = platform.post("/api/models", {"path": str(weights(MODEL)), "name": "mine"})
     assert added["error"] is None, added
     ask(platform)
-    pid = platform.replica_pid(MODEL)
     platform.kill()
-    deadline = time.monotonic() + 10
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, "the replica outlived its platform"
-        time.sleep(0.05)
+    wait_until(lambda: platform.processes() == [] or None, "everything to end", timeout_s=10)
     platform.start()
     assert "mine" in [model.id for model in platform.client.models.list()]
     assert ask(platform, model="mine").choices[0].message.content

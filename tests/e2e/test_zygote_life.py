@@ -35,11 +35,40 @@ def forking(make_platform: Callable[..., Any]) -> Any:
     return platform
 
 
-def test_killed_platform_takes_zygotes_and_replicas_along(forking: Any) -> None:
-    orphans = children(forking)
-    forking.kill()
-    _, alive = psutil.wait_procs(orphans, timeout=5)
+def test_killed_platform_takes_its_zygotes_along_and_its_replicas_wait_for_the_next(
+    make_platform: Callable[..., Any],
+) -> None:
+    platform = make_platform("--keep-alive", "never", env={"EKIBEN_ORPHAN_S": "2"}).start()
+    assert ask(platform)
+    replica = psutil.Process(platform.replica_pid(MODEL))
+    (zygote,) = (child for child in children(platform) if child.pid != replica.pid)
+    platform.kill()
+    _, alive = psutil.wait_procs([zygote], timeout=5)
     assert alive == []
+    wait_until(lambda: platform.processes() == [] or None, "the replica to give up", timeout_s=20)
+    assert not list((platform.home / "run").glob("replicas/r*"))
+
+
+def test_restarted_platform_takes_over_the_replica_of_a_killed_one(make_platform: Callable[..., Any]) -> None:
+    platform = make_platform("--keep-alive", "never").start()
+    assert ask(platform)
+    replica = platform.replica_pid(MODEL)
+    platform.kill()
+    platform.start()
+    assert platform.model(MODEL)["state"] == "ready"
+    assert ask(platform)
+    assert platform.replica_pid(MODEL) == replica
+    platform.kill()
+    platform.start()
+    assert ask(platform), "and the next one again"
+    assert platform.replica_pid(MODEL) == replica
+    assert platform.log.read_text().count("is process") == 1, "there was one start"
+    reached = platform.post(f"/-/adopt?pid={platform.process.pid}")
+    assert reached["error"]["code"], "no client reaches the route for platforms"
+    platform.post(f"/api/models/{MODEL}/stop")
+    assert platform.model(MODEL)["state"] == "cold"
+    assert not psutil.pid_exists(replica) or psutil.Process(replica).status() == psutil.STATUS_ZOMBIE
+    assert ask(platform), "the next one is forked"
 
 
 def test_replica_answers_when_its_zygote_is_gone(forking: Any) -> None:

@@ -56,6 +56,7 @@ def test_every_field_can_be_set_by_its_variable(tmp_path: Path) -> None:
         "threads": "5",
         "zygote": "off",
         "policy": "classic",
+        "orphan_s": "0",
         "log_level": "debug",
     }
     assert set(given) == set(Settings.model_fields) - {"home"}

@@ -14,7 +14,7 @@ from ekiben.contract.policy import Idle, Resident
 from ekiben.contract.source import FetchProgress
 from ekiben.errors import EkibenError, FetchFailed, LoadFailed, ModelNotFound, ModelNotReady, ShuttingDown
 from ekiben.fleet.core import FleetCore
-from ekiben.fleet.launcher import Plan
+from ekiben.fleet.launcher import Adopted, Plan
 from ekiben.fleet.ledger import Place
 from ekiben.fleet.state import Rules
 from ekiben.fleet.supervisor import Supervisor
@@ -124,6 +124,11 @@ class FakeLauncher:
         self.processes.append(process)
         self.launched.set()
         return process
+
+    async def adopt(
+        self, *, wanted: Callable[[Plan], bool], on_exit: Callable[[str, str], None]
+    ) -> Sequence[Adopted]:
+        return ()
 
     def zygotes(self) -> Sequence[ZygoteStatus]:
         return ()

@@ -26,6 +26,11 @@ def die_with_parent(parent_pid: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def outlive_parent() -> None:
+    """Take `die_with_parent` back, on the thread that called it."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+
+
 def adopt_orphans(adopt: bool = True) -> None:
     """Become the parent of descendants whose own parents end, or no longer.
 

@@ -15,8 +15,9 @@ from socket import socket as Socket
 from socket import socketpair
 from typing import Final
 
-import psutil
+from pydantic import ValidationError
 
+from ekiben import __version__
 from ekiben.contract.model import ModelSpec
 from ekiben.fleet.types import Address
 from ekiben.runtime.protocol import ORDER_FILE, Order
@@ -29,6 +30,8 @@ MAX_SOCKET_PATH: Final = 100
 """Linux takes 107 characters; engines put sockets of their own into the folder."""
 PROCESS_FILE: Final = "process"
 """Process id and time of birth, so that an id which is somebody else's by now is told apart."""
+FOLDER_NOTE: Final = "replicas-folder"
+"""Where the folders of replicas are, when the home's path is too long for sockets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +74,8 @@ class Berth:
 
     def note_process(self, pid: int) -> None:
         """For a later platform, should the process outlive this one."""
-        try:
-            born = psutil.Process(pid).create_time()
-        except psutil.Error:
-            return  # it has ended already
-        (self.folder / PROCESS_FILE).write_text(f"{pid} {born}", encoding="utf-8")
+        if (born := birth(pid)) is not None:
+            (self.folder / PROCESS_FILE).write_text(f"{pid} {born}", encoding="utf-8")
 
     def hand_over(self) -> None:
         """Close the ends that are the process's, once it has them."""
@@ -87,12 +87,26 @@ class Berth:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """What an earlier platform left: the folder of a process which may be there, or not."""
+
+    folder: Path
+    order: Order | None
+    """None when it cannot be read, or is one of another version."""
+    pid: int | None
+    """None when the process was never noted."""
+    born: int | None
+
+
 class Berths:
     """All places of one platform."""
 
-    def __init__(self, *, run_folder: Path, log_folder: Path) -> None:
+    def __init__(self, *, run_folder: Path, log_folder: Path, orphan_s: float = 0.0) -> None:
+        """`orphan_s`: how long replicas wait for another platform when this one is gone."""
         self._logs = log_folder
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._orphan_s = orphan_s
+        self._note = run_folder / FOLDER_NOTE
         self.folder = self._replica_folder(run_folder)
 
     def prepare(self, replica_id: str, plan: Plan, *, go: bool) -> Berth:
@@ -102,7 +116,7 @@ class Berths:
         channel, theirs = socketpair()
         channel.setblocking(False)
         try:
-            order = _order(replica_id, plan, folder, theirs.fileno(), go=go)
+            order = self._order(replica_id, plan, folder, theirs.fileno(), go=go)
             (folder / ORDER_FILE).write_text(order.model_dump_json(), encoding="utf-8")
             log_fd = open_log(log_path(self._logs, plan.model.name))
         except BaseException:
@@ -120,36 +134,62 @@ class Berths:
             log_fd=log_fd,
         )
 
+    def leftovers(self) -> list[Leftover]:
+        """Of an earlier platform on the same home; asked before the first is prepared."""
+        return [_leftover(folder) for folder in self.folder.iterdir() if folder.is_dir()]
+
     def close(self) -> None:
         """Remove the folder of all. Only after every process has ended."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        if self._temporary is not None:
-            self._temporary.cleanup()
+        self._note.unlink(missing_ok=True)
 
     def _replica_folder(self, run_folder: Path) -> Path:
         folder = run_folder / "replicas"
-        if len(str(folder)) > MAX_SOCKET_PATH - len("/r99999/replica.sock"):
-            self._temporary = tempfile.TemporaryDirectory(prefix="ekiben-")
-            return Path(self._temporary.name)
-        reap_leftovers(folder)
-        folder.mkdir(mode=0o700, parents=True)
+        if len(str(folder)) > MAX_SOCKET_PATH - len("/ffff-99999/replica.sock"):
+            return self._folder_elsewhere()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
 
+    def _folder_elsewhere(self) -> Path:
+        """The one that an earlier platform noted, if it is still there and ours."""
+        try:
+            noted = Path(self._note.read_text(encoding="utf-8"))
+            if noted.is_dir() and not noted.is_symlink() and noted.stat().st_uid == os.getuid():
+                return noted
+        except OSError:
+            logger.debug("no folder was noted")
+        folder = Path(tempfile.mkdtemp(prefix="ekiben-"))
+        self._note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._note.write_text(str(folder), encoding="utf-8")
+        return folder
 
-def _order(replica_id: str, plan: Plan, folder: Path, report_fd: int, *, go: bool) -> Order:
-    return Order(
-        replica_id=replica_id,
-        model=plan.model,
-        variant=plan.variant,
-        weights=plan.weights,
-        device=plan.device,
-        threads=plan.threads,
-        folder=folder,
-        socket=folder / "replica.sock",
-        bento=plan.bento,
-        go=go,
-        report_fd=report_fd,
-        parent_pid=os.getpid(),
+    def _order(self, replica_id: str, plan: Plan, folder: Path, report_fd: int, *, go: bool) -> Order:
+        return Order(
+            replica_id=replica_id,
+            model=plan.model,
+            variant=plan.variant,
+            weights=plan.weights,
+            device=plan.device,
+            threads=plan.threads,
+            folder=folder,
+            socket=folder / "replica.sock",
+            bento=plan.bento,
+            go=go,
+            report_fd=report_fd,
+            parent_pid=os.getpid(),
+            orphan_s=self._orphan_s,
+        )
+
+
+def plan_of(order: Order) -> Plan:
+    """The plan that the order was made from."""
+    return Plan(
+        model=order.model,
+        variant=order.variant,
+        weights=order.weights,
+        bento=order.bento,
+        device=order.device,
+        threads=order.threads,
     )
 
 
@@ -166,18 +206,23 @@ def open_log(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
 
-def reap_leftovers(folder: Path) -> None:
-    """End what an earlier platform left behind and remove its folders.
+def birth(pid: int) -> int | None:
+    """When a process began, in the kernel's ticks since it booted; None when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
 
-    Replicas end with their platform by themselves; this is for the one that could not.
-    """
-    for note in folder.glob(f"*/{PROCESS_FILE}"):
-        try:
-            pid, born = note.read_text(encoding="utf-8").split()
-            process = psutil.Process(int(pid))
-            if abs(process.create_time() - float(born)) < 1:  # the clock may have been set
-                logger.warning("ending process %s that an earlier platform left behind", pid)
-                process.kill()
-        except (OSError, ValueError, psutil.Error):
-            continue  # gone, or a note that was never finished
-    shutil.rmtree(folder, ignore_errors=True)
+
+def _leftover(folder: Path) -> Leftover:
+    try:
+        order = Order.model_validate_json((folder / ORDER_FILE).read_bytes())
+    except (OSError, ValidationError):
+        order = None
+    if order is not None and order.version != __version__:
+        order = None
+    try:
+        pid, born = map(int, (folder / PROCESS_FILE).read_text(encoding="utf-8").split())
+    except (OSError, ValueError):
+        return Leftover(folder, order, None, None)
+    return Leftover(folder, order, pid, born)

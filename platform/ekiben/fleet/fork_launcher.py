@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from ekiben.fleet.adoption import Adopted, adopt
 from ekiben.fleet.berths import Berth, Berths, Plan, open_log
 from ekiben.fleet.launcher import Process, spawn
 from ekiben.fleet.processes import Orphans, ReplicaProcess, wait_for_child
@@ -70,6 +71,11 @@ class ForkLauncher:
         self._starts.add(start)
         start.add_done_callback(partial(self._started, process))
         return process
+
+    async def adopt(
+        self, *, wanted: Callable[[Plan], bool], on_exit: Callable[[str, str], None]
+    ) -> Sequence[Adopted]:
+        return await adopt(self._berths.leftovers(), wanted=wanted, on_exit=on_exit)
 
     def zygotes(self) -> Sequence[ZygoteStatus]:
         """Those that are there."""

@@ -1,8 +1,8 @@
 """How the processes of replicas are started.
 
 `Launcher` is the interface; `SpawnLauncher` starts a fresh interpreter for each replica. A replica is in
-its own session (so that a Ctrl-C meant for the platform does not reach it), ends when the platform ends,
-and writes to its model's log.
+its own session (so that a Ctrl-C meant for the platform does not reach it), ends when the platform ends
+unless another adopts it, and writes to its model's log.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from ekiben.fleet.adoption import Adopted, adopt
 from ekiben.fleet.berths import Berth, Berths, Plan, log_path
 from ekiben.fleet.processes import ReplicaProcess
 from ekiben.fleet.types import Address, ZygoteStatus
 from ekiben.runtime.protocol import Report
 
-__all__ = ["Launcher", "Plan", "Process", "SpawnLauncher", "log_path", "spawn"]
+__all__ = ["Adopted", "Launcher", "Plan", "Process", "SpawnLauncher", "log_path", "spawn"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,14 @@ class Launcher(Protocol):
         reason in words.
         """
 
+    async def adopt(
+        self, *, wanted: Callable[[Plan], bool], on_exit: Callable[[str, str], None]
+    ) -> Sequence[Adopted]:
+        """The ready replicas of an earlier platform on this home that run as `wanted`; all others are ended.
+
+        Called once, before the first launch. `on_exit` gets the replica's id and a reason.
+        """
+
     def zygotes(self) -> Sequence[ZygoteStatus]:
         """The warm processes that it keeps."""
 
@@ -104,6 +113,11 @@ class SpawnLauncher:
             process.abandon()
             raise
         return process
+
+    async def adopt(
+        self, *, wanted: Callable[[Plan], bool], on_exit: Callable[[str, str], None]
+    ) -> Sequence[Adopted]:
+        return await adopt(self._berths.leftovers(), wanted=wanted, on_exit=on_exit)
 
     def zygotes(self) -> Sequence[ZygoteStatus]:
         return ()

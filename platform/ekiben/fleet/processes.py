@@ -89,9 +89,7 @@ class ReplicaProcess:
         return None if self.pid is None or self._ended else host_bytes(self.pid)
 
     def memory(self) -> dict[str, int] | None:
-        if self.pid is None or self._ended or (host := host_bytes(self.pid)) is None:
-            return None
-        return {"cpu": host} | held_on(self._device, {self.pid, *descendants(self.pid)})
+        return None if self.pid is None or self._ended else memory_of(self.pid, self._device)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._ended:
@@ -162,6 +160,13 @@ class Orphans:
             os.waitpid(pid, os.WNOHANG)
         self._ended_before = ended
         self._timer = self._loop.call_later(_ROUND_S, self._go_round)
+
+
+def memory_of(pid: int, device: str) -> dict[str, int] | None:
+    """What a process and all that it started hold of the host and of a device; None when it is gone."""
+    if (host := host_bytes(pid)) is None:
+        return None
+    return {"cpu": host} | held_on(device, {pid, *descendants(pid)})
 
 
 def child_pids() -> list[int]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
 from ekiben.clock import Clock
 from ekiben.fleet.events import Event, Exited, Launch, Measured, Reported
-from ekiben.fleet.launcher import Launcher, Plan, Process
+from ekiben.fleet.launcher import Adopted, Launcher, Plan, Process
 from ekiben.fleet.ledger import Memory
 from ekiben.fleet.page_cache import prefetch
 from ekiben.fleet.policy.history import History
@@ -65,16 +65,23 @@ class Roster:
             self._post(Exited(replica_id, f"no process can be started: {error}"))
             return
         self._starts[plan.engine] = self.starts_of(plan.engine).after_use(self._clock.monotonic())
-        self.add(replica_id, process, plan)
+        self.add(replica_id, process, plan, started_at=self._clock.now())
+
+    async def adopt(self, *, wanted: Callable[[Plan], bool]) -> Sequence[Adopted]:
+        """The replicas of an earlier platform that run as wanted; the others are ended."""
+        taken = await self._launcher.adopt(wanted=wanted, on_exit=self.exited)
+        for adopted in taken:
+            self.add(adopted.replica_id, adopted.process, adopted.plan, started_at=adopted.started_at)
+        return taken
 
     def starts_of(self, engine: str) -> History:
         """How often processes of an engine are started."""
         return self._starts.get(engine, History())
 
-    def add(self, replica_id: str, process: Process, plan: Plan) -> None:
+    def add(self, replica_id: str, process: Process, plan: Plan, *, started_at: datetime) -> None:
         """A process that is there."""
         self._quiet.clear()
-        self._facts[replica_id] = ReplicaFacts(process=process, plan=plan, started_at=self._clock.now())
+        self._facts[replica_id] = ReplicaFacts(process=process, plan=plan, started_at=started_at)
 
     def exited(self, replica_id: str, reason: str) -> None:
         """A process is gone and reaped."""

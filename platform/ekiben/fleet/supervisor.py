@@ -17,9 +17,10 @@ from typing import Any, Final, Protocol
 
 from ekiben.clock import SYSTEM_CLOCK, Clock
 from ekiben.contract.model import ModelSpec
-from ekiben.errors import ModelNotReady
+from ekiben.errors import ModelNotFound, ModelNotReady
 from ekiben.fleet.core import FleetCore
 from ekiben.fleet.events import (
+    Adopted,
     Arrive,
     Budgets,
     Changed,
@@ -50,8 +51,8 @@ from ekiben.fleet.events import (
     Withdraw,
 )
 from ekiben.fleet.feed import Feed
-from ekiben.fleet.launcher import Launcher, log_path
-from ekiben.fleet.ledger import HOST
+from ekiben.fleet.launcher import Launcher, Plan, log_path
+from ekiben.fleet.ledger import HOST, Place
 from ekiben.fleet.preparation import MemoryBook, Preparations, Preparer, StartBook
 from ekiben.fleet.roster import Roster
 from ekiben.fleet.scaling import DEFAULT_CONCURRENCY, Terms
@@ -130,12 +131,31 @@ class Supervisor:
         self._feed = Feed()
 
     async def start(self) -> None:
-        """Begin the upkeep, and bring up what is to be there always. Returns before it is there."""
+        """Take over what an earlier platform left, begin the upkeep, and bring up what is to be there always.
+
+        Returns before that is there.
+        """
         self._post(Budgets(self._memory.budgets()))
+        await self._adopt()
         self._upkeep = asyncio.create_task(self._keep_up(), name="upkeep of the fleet")
         for spec in self._specs():
             if spec.replicas.min:
                 self._post(Keep(spec.name, self._terms(spec)))
+
+    async def _adopt(self) -> None:
+        for adopted in await self._roster.adopt(wanted=self._is_wanted):
+            plan = adopted.plan
+            self._preparations.plans[plan.model.name] = plan
+            place = Place(plan.device, adopted.memory)
+            terms = self._terms(plan.model)
+            self._post(Adopted(plan.model.name, terms, adopted.replica_id, place, plan.engine))
+
+    def _is_wanted(self, plan: Plan) -> bool:
+        """Whether it is how the catalog would have the model run today."""
+        try:
+            return self._models.get(plan.model.name).spec == plan.model
+        except ModelNotFound:
+            return False
 
     # FleetPort
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ekiben import __version__
 from ekiben.clock import SYSTEM_CLOCK
 from ekiben.contract.model import ModelSpec
 
@@ -21,6 +22,8 @@ ORDER_FILE: Final = "order.json"
 """In the replica's folder."""
 GO: Final = b"go\n"
 """The word to a replica that waits with its load."""
+ADOPT_PATH: Final = "/-/adopt"
+"""On the replica's socket: `POST /-/adopt?pid=123` makes process 123 its platform. 204, or else 4xx."""
 
 
 class Stage(StrEnum):
@@ -57,7 +60,11 @@ class Order(_Message):
     """Load at once; otherwise say what the load will take, and wait for the word."""
     report_fd: int
     parent_pid: int
-    """The replica ends when this process does."""
+    """The platform. Until it is ready, the replica ends when this process does."""
+    orphan_s: float = 0.0
+    """How long a ready replica without a platform waits to be adopted by the next; 0: it ends at once."""
+    version: str = __version__
+    """Of the platform: replicas serve no other."""
     ordered_s: float = Field(default_factory=SYSTEM_CLOCK.monotonic)
     """When it was written, on the clock that all processes of a machine share."""
 

@@ -1,7 +1,7 @@
 """A replica's process: `python -m ekiben.runtime.replica ORDER.json`, started by the fleet, or a fork.
 
 Loads the family's Bento as BentoML does, and does itself what the supervisor of `bentoml serve` would
-have done: the folders, the socket, the signals, the end. It ends when the platform does.
+have done: the folders, the socket, the signals, the end. Until it is ready it ends when the platform does.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import asyncio
 import gc
 import logging
 import os
+import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from ekiben.clock import SYSTEM_CLOCK
 from ekiben.contract.parent import die_with_parent
 from ekiben.errors import LoadFailed
 from ekiben.runtime.channel import Channel
+from ekiben.runtime.custody import Adoptable, Custody
 from ekiben.runtime.devices import visible
 from ekiben.runtime.footprint import host_bytes
 from ekiben.runtime.host import SCRATCH, ModelHost, assignment_of
@@ -71,7 +74,8 @@ def run_replica(order: Order, *, service: EkibenService | None = None) -> NoRetu
     try:
         channel.report(Report(stage=Stage.STARTING))
         prepare_process(order)
-        _event_loop().run_until_complete(_serve(order, channel, service))
+        if not _event_loop().run_until_complete(_serve(order, channel, service)):
+            shutil.rmtree(order.folder, ignore_errors=True)  # nobody else is left to do so
         code = 0
     except SystemExit as end:  # the server's way to say that the startup failed; the host has said why
         code = end.code if isinstance(end.code, int) else EXIT_FAILED
@@ -111,7 +115,8 @@ def export_folder(folder: Path) -> None:
     )
 
 
-async def _serve(order: Order, channel: Channel, service: EkibenService | None) -> None:
+async def _serve(order: Order, channel: Channel, service: EkibenService | None) -> bool:
+    """Until it is told to stop. False when there is no platform any more."""
     if service is not None:
         from ekiben.runtime.bento import move_home
 
@@ -136,13 +141,21 @@ async def _serve(order: Order, channel: Channel, service: EkibenService | None) 
 
     def on_ready() -> None:
         stages.end("load")
-        gc.freeze()  # what is loaded stays: the collector need not walk through it again
-        held = host_bytes(os.getpid())
-        logger.info("ready: %s, %d MB, %s", order.model.name, (held or 0) // 10**6, stages)
-        detail = {"stages_s": stages.seconds}
-        channel.report(Report(stage=Stage.READY, memory_bytes=held, host_bytes=held, detail=detail))
+        _tell_ready(order, channel, stages)
+        custody.begin(order.parent_pid)
 
-    await ReplicaServer(app, on_ready=on_ready).serve([bind(order.socket)])
+    custody = Custody(orphan_s=order.orphan_s, on_abandoned=lambda: server.handle_exit(signal.SIGTERM, None))
+    server = ReplicaServer(Adoptable(app, custody), on_ready=on_ready)
+    await server.serve([bind(order.socket)])
+    return not custody.orphaned
+
+
+def _tell_ready(order: Order, channel: Channel, stages: _Stages) -> None:
+    gc.freeze()  # what is loaded stays: the collector need not walk through it again
+    held = host_bytes(os.getpid())
+    logger.info("ready: %s, %d MB, %s", order.model.name, (held or 0) // 10**6, stages)
+    detail = {"stages_s": stages.seconds}
+    channel.report(Report(stage=Stage.READY, memory_bytes=held, host_bytes=held, detail=detail))
 
 
 def load_service(bento: Path) -> EkibenService:

@@ -72,11 +72,15 @@ class TameParrot:
             yield _object(request, {"message": {"role": "assistant", "content": text}}, last=True)
             return
         words = text.split()
-        for index, word in enumerate(words):
-            if word == "choke":
-                raise RuntimeError("a secret of the cage")
-            yield _object(request, {"delta": {"content": word + " "}}, last=index == len(words) - 1)
-            await asyncio.sleep(self._pause_s)
+        try:
+            for index, word in enumerate(words):
+                if word == "choke":
+                    raise RuntimeError("a secret of the cage")
+                yield _object(request, {"delta": {"content": word + " "}}, last=index == len(words) - 1)
+                await asyncio.sleep(self._pause_s)
+        except (asyncio.CancelledError, GeneratorExit):
+            print("the parrot is interrupted", flush=True)
+            raise
 
 
 def _object(request: TextRequest, choice: dict[str, Any], *, last: bool) -> bytes:
