@@ -56,6 +56,9 @@ class _Process:
         self.address = Address("unix", socket)
         self._on_exit = on_exit
 
+    def go(self) -> None:
+        """It is ready already."""
+
     def terminate(self) -> None:
         asyncio.get_running_loop().call_soon(self._on_exit, "it was asked to end")
 
@@ -63,6 +66,9 @@ class _Process:
         """It has ended before."""
 
     def memory_bytes(self) -> int | None:
+        return None
+
+    def memory(self) -> dict[str, int] | None:
         return None
 
 
@@ -83,6 +89,9 @@ class _Launcher:
 
     def zygotes(self) -> tuple[()]:
         return ()
+
+    def stop_zygote(self, engine: str) -> None:
+        """There are none."""
 
     def close(self) -> None:
         """It has nothing."""

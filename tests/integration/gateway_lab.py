@@ -22,7 +22,17 @@ from uvicorn.server import ServerState
 
 from ekiben.catalog.catalog import Catalog
 from ekiben.errors import EkibenError, ModelNotReady
-from ekiben.fleet.types import Address, Fit, Lease, ModelStatus, Progress, ReplicaStatus, State, ZygoteStatus
+from ekiben.fleet.types import (
+    Address,
+    Fit,
+    Lease,
+    ModelStatus,
+    Prefix,
+    Progress,
+    ReplicaStatus,
+    State,
+    ZygoteStatus,
+)
 from ekiben.gateway.app import Gateway
 from ekiben.gateway.http_protocol import HttpProtocol
 from ekiben.gateway.watchdog import Patience
@@ -60,7 +70,7 @@ class FakeFleet:
         self.changes: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
     async def acquire(
-        self, model: str, *, wait_s: float | None = None, prefix: Callable[[], Sequence[int]] | None = None
+        self, model: str, *, wait_s: float | None = None, prefix: Prefix | None = None
     ) -> Lease:
         spec = self.catalog.spec(model)
         self.prefixes.append(None if prefix is None else prefix())

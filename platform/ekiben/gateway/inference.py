@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from ekiben.contract.model import Ability, ModelSpec
 from ekiben.errors import InvalidRequest
 from ekiben.gateway.exchange import Exchange
 from ekiben.gateway.ports import CatalogPort
+from ekiben.gateway.prefixes import chat_prefixes, prompt_prefixes
 from ekiben.gateway.proxy import Job, Proxy
 from ekiben.gateway.routes import Route
 from ekiben.gateway.target import FORM_TYPE, JSON_TYPE, read_target
@@ -22,11 +25,13 @@ class InferenceRoute:
     ability: Ability
     types: frozenset[str] = frozenset({JSON_TYPE})
     ends_with_done: bool = False
+    prefixes: Callable[[bytes], tuple[int, ...]] | None = None
+    """How its conversations are told apart, where engines keep their beginnings in memory."""
 
 
 INFERENCE: Final = (
-    InferenceRoute("/v1/chat/completions", Ability.CHAT, ends_with_done=True),
-    InferenceRoute("/v1/completions", Ability.COMPLETE, ends_with_done=True),
+    InferenceRoute("/v1/chat/completions", Ability.CHAT, ends_with_done=True, prefixes=chat_prefixes),
+    InferenceRoute("/v1/completions", Ability.COMPLETE, ends_with_done=True, prefixes=prompt_prefixes),
     InferenceRoute("/v1/embeddings", Ability.EMBED),
     InferenceRoute("/v1/audio/transcriptions", Ability.TRANSCRIBE, frozenset({FORM_TYPE})),
     InferenceRoute("/v1/audio/translations", Ability.TRANSLATE, frozenset({FORM_TYPE})),
@@ -59,7 +64,14 @@ class Inference:
             spec = self._catalog.spec(target.model)
             exchange.model = spec.name
             _check_ability(spec, entry.ability)
-            job = Job(path=entry.path, target=target, body=body, ends_with_done=entry.ends_with_done)
+            text = body.in_memory if entry.prefixes else None  # what is on disk is not read for this
+            job = Job(
+                path=entry.path,
+                target=target,
+                body=body,
+                ends_with_done=entry.ends_with_done,
+                prefix=partial(entry.prefixes, text) if entry.prefixes and text else None,
+            )
             await self._proxy.forward(exchange, job)
         finally:
             body.close()

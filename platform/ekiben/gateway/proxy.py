@@ -12,7 +12,7 @@ from typing import Final
 
 from ekiben.clock import Clock
 from ekiben.errors import EngineError, ReplicaDied
-from ekiben.fleet.types import Address, FleetPort, Lease
+from ekiben.fleet.types import Address, FleetPort, Lease, Prefix
 from ekiben.gateway.answers import is_envelope
 from ekiben.gateway.body import Body
 from ekiben.gateway.event_stream import EventStream
@@ -43,6 +43,8 @@ class Job:
     body: Body
     ends_with_done: bool
     """Whether a stream of this route is only whole with `[DONE]` at its end."""
+    prefix: Prefix | None = None
+    """Hashes of its growing beginnings, for the choice of a replica."""
 
 
 class Proxy:
@@ -80,7 +82,7 @@ class Proxy:
         self, exchange: Exchange, job: Job, heartbeat: Heartbeat | None, *, wait_s: float
     ) -> None:
         asked_at = self._clock.monotonic()
-        lease = await self._fleet.acquire(job.target.model, wait_s=wait_s)
+        lease = await self._fleet.acquire(job.target.model, wait_s=wait_s, prefix=job.prefix)
         exchange.model = lease.model
         self._metrics.waited(lease.model, self._clock.monotonic() - asked_at)
         died = False
@@ -100,6 +102,7 @@ class Proxy:
         head = _request_head(exchange, job)
         connection = await self._ask(lease.address, head, job.body)
         try:
+            self._fleet.first_byte(lease)
             if heartbeat is not None:
                 await heartbeat.stop()
             exchange.expect_replica()
