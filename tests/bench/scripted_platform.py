@@ -87,6 +87,9 @@ class _Launcher:
         asyncio.get_running_loop().call_soon(on_report, Report(stage=Stage.READY))
         return _Process(self._socket, on_exit)
 
+    async def adopt(self, **_: Any) -> tuple[()]:
+        return ()
+
     def zygotes(self) -> tuple[()]:
         return ()
 
