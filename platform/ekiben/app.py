@@ -23,17 +23,22 @@ import uvloop
 from ekiben import __version__
 from ekiben.catalog.catalog import Catalog
 from ekiben.catalog.weights import WeightsStore
+from ekiben.contract.policy import Policy
 from ekiben.errors import ConfigError
 from ekiben.fleet.berths import Berths
+from ekiben.fleet.burdens import Burdens
 from ekiben.fleet.core import FleetCore
+from ekiben.fleet.diary import Diary
 from ekiben.fleet.fork_launcher import ForkLauncher
 from ekiben.fleet.launcher import Launcher, SpawnLauncher
 from ekiben.fleet.policy.choice import choose_policy
 from ekiben.fleet.preparation import BlankBook, StartBook
 from ekiben.fleet.preparer import CatalogPreparer
+from ekiben.fleet.prewarm import Prewarmer
 from ekiben.fleet.starts import Starts
 from ekiben.fleet.state import Rules
 from ekiben.fleet.supervisor import Supervisor
+from ekiben.fleet.witness import Audience, Witness
 from ekiben.gateway.app import Gateway, check_exposure
 from ekiben.gateway.http_protocol import HttpProtocol
 from ekiben.plugins.discovery import Plugins, discover
@@ -100,6 +105,7 @@ class App:
         self._database: Database | None = None
         self._records: Records | None = None
         self._supervisor: Supervisor | None = None
+        self._prewarmer: Prewarmer | None = None
         self.gateway: Gateway | None = None
 
     async def start(self) -> Gateway:
@@ -112,18 +118,30 @@ class App:
             catalog = Catalog(self._database, plugins)
             weights = WeightsStore(self.home.path, plugins)
             self._records = Records(self._database)
-            starts = Starts(self._records)
+            policy = choose_policy(plugins, self.settings.policy)
+            metrics = Metrics()
+            self._prewarmer = make_prewarmer(self.settings, catalog, self._records, policy, metrics)
             self._supervisor = make_supervisor(
-                self.settings, self.home, catalog, plugins, weights, starts=starts
+                self.settings,
+                self.home,
+                catalog,
+                plugins,
+                weights,
+                policy=policy,
+                starts=Starts(self._records),
+                witness=Audience(metrics.fleet, self._prewarmer),
             )
+            metrics.watch(self._supervisor)
             self.gateway = Gateway(
                 fleet=self._supervisor,
                 catalog=catalog,
                 plugins=plugins,
                 settings=self._loaded,
-                metrics=Metrics(self._supervisor),
+                metrics=metrics,
+                prewarms=self._prewarmer,
             )
             await self._supervisor.start()
+            self._prewarmer.start(self._supervisor)
             await self.gateway.startup()
         except BaseException:
             self.home.close()
@@ -137,6 +155,8 @@ class App:
 
     async def stop(self) -> None:
         """Let requests end, stop every replica, close everything. Returns when no process is left."""
+        if self._prewarmer is not None:
+            await self._prewarmer.stop()
         if self._supervisor is not None:
             await self._supervisor.shutdown(self.settings.drain_s + 5)
         if self.gateway is not None:
@@ -155,7 +175,9 @@ def make_supervisor(
     plugins: Plugins,
     weights: WeightsStore,
     *,
+    policy: Policy,
     starts: StartBook,
+    witness: Witness,
 ) -> Supervisor:
     """The fleet with its launcher and preparer."""
     return Supervisor(
@@ -167,8 +189,8 @@ def make_supervisor(
                 w_max_s=settings.w_max_s,
                 hang_s=settings.hang_s,
             ),
-            policy=choose_policy(plugins, settings.policy),
             prefix=f"{secrets.token_hex(2)}-",  # or a replica of an earlier platform had the same id
+            policy=policy,
         ),
         models=catalog,
         preparer=CatalogPreparer(
@@ -183,6 +205,21 @@ def make_supervisor(
         log_folder=home.logs,
         keep_alive_s=settings.keep_alive,
         wait_s=settings.wait_s,
+        witness=witness,
+    )
+
+
+def make_prewarmer(
+    settings: Settings, catalog: Catalog, records: Records, policy: Policy, metrics: Metrics
+) -> Prewarmer:
+    """Who starts models ahead, from what is remembered."""
+    return Prewarmer(
+        models=catalog,
+        diary=Diary(records),
+        burden=Burdens(records, policy, keep_alive_s=settings.keep_alive).of,
+        keep_alive_s=settings.keep_alive,
+        patterns=settings.prewarm == "auto",
+        tell=lambda note: metrics.fleet.prewarmed(note.model, trigger=note.trigger, outcome=note.outcome),
     )
 
 

@@ -73,6 +73,11 @@ class Settings(BaseModel):
         ge=0,
         description="how long ready replicas of a killed platform wait for the next one; 0: they end with it",
     )
+    prewarm: str = Field(
+        "auto",
+        pattern="^(auto|off)$",
+        description="auto: start models ahead where their history says that it pays; off: by schedule only",
+    )
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error"
     )

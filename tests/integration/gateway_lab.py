@@ -137,6 +137,9 @@ class FakeFleet:
     def snapshot(self) -> list[ModelStatus]:
         return [self.status(spec.name) for spec in self.catalog.specs()]
 
+    def memory(self) -> dict[str, tuple[int | None, int]]:
+        return {"cpu": (8_000_000_000, 1_500_000_000), "cuda:0": (None, 0)}
+
     def zygotes(self) -> list[ZygoteStatus]:
         return [ZygoteStatus(engine="glove", pid=7, warm=True, memory_bytes=1000)]
 
@@ -478,7 +481,8 @@ async def running_lab(
     fleet = FakeFleet(catalog, folder)
     replica = Replica(fleet.address.location)
     await replica.start()
-    metrics = Metrics(fleet)
+    metrics = Metrics()
+    metrics.watch(fleet)
     gateway = Gateway(
         fleet=fleet,
         catalog=catalog,

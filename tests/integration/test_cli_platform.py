@@ -99,7 +99,7 @@ def test_load_ps_and_stop_follow_a_model_through_its_life(run: CommandLine) -> N
     assert done.stdout.startswith(f"{CLERK} is ready, "), done.stderr
     (row,) = [m for m in run.json("ps") if m["name"] == CLERK]
     assert (row["state"], row["in_flight"], row["waiting"]) == ("ready", 0, 0)
-    assert row["memory_bytes"] > 10**6 and 0 < row["unloads_in_s"] <= 300
+    assert row["memory_bytes"] > 10**6 and row["unloads_in_s"] > 0
     head, *lines = run("ps").stdout.splitlines()
     (line,) = [line for line in lines if line.startswith(CLERK)]
     assert head.startswith("MODEL") and head.endswith("UNLOADS IN")

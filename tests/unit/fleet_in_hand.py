@@ -17,6 +17,7 @@ from ekiben.fleet.events import (
     Prepared,
     Release,
     Reported,
+    StartFailed,
     Tick,
     Want,
 )
@@ -37,7 +38,7 @@ class PlainPolicy:
 
 
 class FleetInHand:
-    """`Changed` effects are left out of what it returns."""
+    """`Changed` and `StartFailed` are left out of what it returns."""
 
     def __init__(self, budgets: dict[str, int] | None = None, *, max_waiting: int = 10) -> None:
         rules = Rules(start_timeout_s=60, drain_s=30, max_waiting=max_waiting)
@@ -49,7 +50,7 @@ class FleetInHand:
             self.send(Budgets(budgets))
 
     def send(self, event: Event) -> list[Effect]:
-        return [e for e in self.core.handle(event, self.now) if not isinstance(e, Changed)]
+        return [e for e in self.core.handle(event, self.now) if not isinstance(e, (Changed, StartFailed))]
 
     def arrive(self, model: str, want: Want = Want.LEASE, *, prefix: Sequence[int] = ()) -> list[Effect]:
         """The next ticket's: `self.tickets` is its number afterwards."""

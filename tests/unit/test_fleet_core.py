@@ -33,6 +33,7 @@ from ekiben.fleet.events import (
     Reported,
     Shutdown,
     Started,
+    StartFailed,
     Stop,
     Terminate,
     Tick,
@@ -51,7 +52,7 @@ M = "m"
 
 
 class Fleet:
-    """A core with a clock in the hand; `Changed` effects are left out of what it returns."""
+    """A core with a clock in the hand; effects that only tell something are left out of what it returns."""
 
     def __init__(self, *, keep_alive_s: float = 300.0, max_waiting: int = 10) -> None:
         self.core = FleetCore(
@@ -62,7 +63,9 @@ class Fleet:
         self.tickets = 0
 
     def send(self, event: Event) -> list[Effect]:
-        return [e for e in self.core.handle(event, self.now) if not isinstance(e, (Changed, Started))]
+        return [
+            e for e in self.core.handle(event, self.now) if not isinstance(e, (Changed, Started, StartFailed))
+        ]
 
     def arrive(self, want: Want = Want.LEASE) -> list[Effect]:
         self.tickets += 1

@@ -64,20 +64,20 @@ class Fleet:
 
     def __init__(self) -> None:
         self.states: dict[str, State] = {}
-        self.prewarmed: list[tuple[str, float | None]] = []
+        self.prewarmed: list[tuple[str, float]] = []
         self.full = False
+        self.unloads_in_s = 60.0
         self.unknown: set[str] = set()
 
     def status(self, model: str) -> ModelStatus:
         if model in self.unknown:
             raise ModelNotFound(model)
         state = self.states.get(model, State.COLD)
-        nothing: dict[str, Any] = dict.fromkeys(
-            ["progress", "eta_s", "memory_bytes", "unloads_in_s", "error", "retry_in_s"]
-        )
+        nothing: dict[str, Any] = dict.fromkeys(["progress", "eta_s", "memory_bytes", "error", "retry_in_s"])
+        nothing["unloads_in_s"] = self.unloads_in_s if state is State.READY else None
         return ModelStatus(name=model, family="llm", state=state, stage="", in_flight=0, waiting=0, **nothing)
 
-    def prewarm(self, model: str, *, keep_alive_s: float | None = None) -> None:
+    def prewarm(self, model: str, *, keep_alive_s: float) -> None:
         self.prewarmed.append((model, keep_alive_s))
         if not self.full:
             self.states[model] = State.LOADING
@@ -220,6 +220,7 @@ async def test_schedules_start_their_models_once_each_time(worlds: list[World]) 
     assert world.fleet.prewarmed == [("m", SCHEDULED_HOLD_S)]
     world.at(START + timedelta(minutes=31))
     assert len(world.fleet.prewarmed) == 1
+    world.fleet.states["m"] = State.COLD
     world.at(START + timedelta(hours=9))  # the machine slept
     assert len(world.fleet.prewarmed) == 2
 
@@ -230,6 +231,9 @@ async def test_a_scheduled_model_that_is_there_stays_longer_and_is_no_new_start(
     world.at(START + timedelta(minutes=30))
     assert world.fleet.prewarmed == [("m", 7200.0)]
     assert world.prewarmer.as_json()["prewarms"] == []
+    world.fleet.unloads_in_s = 10_000.0
+    world.at(START + timedelta(minutes=60))
+    assert len(world.fleet.prewarmed) == 1, "it stays long enough anyway"
 
 
 async def test_a_clock_that_is_set_back_starts_nothing(worlds: list[World]) -> None:

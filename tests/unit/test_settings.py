@@ -57,6 +57,7 @@ def test_every_field_can_be_set_by_its_variable(tmp_path: Path) -> None:
         "zygote": "off",
         "policy": "classic",
         "orphan_s": "0",
+        "prewarm": "off",
         "log_level": "debug",
     }
     assert set(given) == set(Settings.model_fields) - {"home"}

@@ -19,6 +19,7 @@ from ekiben.fleet.ledger import Place
 from ekiben.fleet.state import Rules
 from ekiben.fleet.supervisor import Supervisor
 from ekiben.fleet.types import Address, State, ZygoteStatus
+from ekiben.fleet.witness import Witness
 from ekiben.runtime.protocol import Report, Stage
 
 
@@ -194,6 +195,28 @@ class Policy:
         return 300.0
 
 
+class Ear(Witness):
+    """Remembers what is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, ...]] = []
+
+    def used(self, model: str) -> None:
+        self.heard.append(("used", model))
+
+    def intended(self, model: str) -> None:
+        self.heard.append(("intended", model))
+
+    def started(self, model: str, stages_s: Mapping[str, float]) -> None:
+        self.heard.append(("started", model, *stages_s))
+
+    def failed(self, model: str, code: str) -> None:
+        self.heard.append(("failed", model, code))
+
+    def evicted(self, model: str, *, for_model: str) -> None:
+        self.heard.append(("evicted", model, for_model))
+
+
 @dataclass
 class World:
     supervisor: Supervisor
@@ -202,12 +225,13 @@ class World:
     models: Models
     memory: Memory
     starts: Starts
+    ear: Ear
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> World:
     models, preparer, launcher = Models(spec("m"), spec("n", keep_alive=0)), Preparer(), FakeLauncher()
-    memory, starts = Memory(), Starts()
+    memory, starts, ear = Memory(), Starts(), Ear()
     supervisor = Supervisor(
         core=FleetCore(Rules(start_timeout_s=60, drain_s=1, max_waiting=20), Policy()),
         models=models,
@@ -218,8 +242,55 @@ async def world(tmp_path: Path) -> World:
         log_folder=tmp_path,
         keep_alive_s=300,
         wait_s=5,
+        witness=ear,
     )
-    return World(supervisor, preparer, launcher, models, memory, starts)
+    return World(supervisor, preparer, launcher, models, memory, starts, ear)
+
+
+async def test_witness_hears_of_starts_uses_and_evictions(world: World) -> None:
+    await world.supervisor.start()
+    await asyncio.gather(world.supervisor.load("m"), world.launcher.ready())
+    assert world.ear.heard[0] == ("intended", "m")
+    assert world.ear.heard[1][:2] == ("started", "m")
+    assert "loading" not in world.ear.heard[1], "the fake is ready without it"
+    lease = await world.supervisor.acquire("m")
+    assert world.ear.heard[2:] == [("used", "m")]
+    world.supervisor.release(lease)
+    world.ear.heard.clear()
+    world.memory.need = {"cpu": 1500}
+    asking = asyncio.create_task(world.supervisor.acquire("n"))
+    await world.launcher.ready()
+    lease = await asking
+    assert world.ear.heard == [("evicted", "m", "n"), ("used", "n")]
+    world.supervisor.first_byte(lease)
+    assert world.ear.heard[2][:2] == ("started", "n")
+    assert {"evicting", "first_token"} <= set(world.ear.heard[2])
+    world.supervisor.release(lease)
+    await world.supervisor.shutdown(1)
+
+
+async def test_witness_hears_of_each_failed_start_once(world: World) -> None:
+    world.preparer.error = FetchFailed("the disk is full")
+    await asyncio.gather(*(world.supervisor.acquire("m") for _ in range(3)), return_exceptions=True)
+    assert world.ear.heard == [("failed", "m", "weights_unavailable")]
+
+
+async def test_model_that_is_started_ahead_is_there_without_a_request(world: World) -> None:
+    world.supervisor.prewarm("n", keep_alive_s=120.0)
+    await world.launcher.ready()
+    status = world.supervisor.status("n")
+    assert status.state is State.READY
+    assert status.unloads_in_s == pytest.approx(120, abs=5), "its own keep-alive of 0 begins with a use"
+    world.supervisor.release(await world.supervisor.acquire("n"))
+    assert world.launcher.processes[-1].signals == ["terminate"]
+
+
+async def test_memory_is_told_by_device(world: World) -> None:
+    await world.supervisor.start()
+    assert world.supervisor.memory() == {"cpu": (2000, 0)}
+    await asyncio.gather(world.supervisor.load("m"), world.launcher.ready())
+    assert world.supervisor.memory() == {"cpu": (2000, 1000)}
+    await world.supervisor.shutdown(1)
 
 
 async def test_lease_names_the_replica_and_the_catalogued_name(world: World) -> None:

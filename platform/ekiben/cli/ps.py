@@ -20,7 +20,17 @@ def ps(session: Session, as_json: bool) -> None:
     if as_json:
         echo_json(models)
         return
-    titles = ("MODEL", "STATE", "STAGE", "ENGINE", "MEMORY", "IN FLIGHT", "WAITING", "UNLOADS IN")
+    titles = (
+        "MODEL",
+        "STATE",
+        "STAGE",
+        "START",
+        "ENGINE",
+        "MEMORY",
+        "IN FLIGHT",
+        "WAITING",
+        "UNLOADS IN",
+    )
     echo_table(titles, [_row(model) for model in models], empty="no model runs: the first request starts one")
     for zygote in platform.get("/api/replicas")["zygotes"]:
         click.echo(f"kept warm: {zygote['engine']}, {format_bytes(zygote['memory_bytes'])}")
@@ -30,20 +40,32 @@ def ps(session: Session, as_json: bool) -> None:
 
 
 def _row(m: dict[str, Any]) -> tuple[str, ...]:
-    stage = m["stage"] if m["stage"] != m["state"] else ""
-    if m.get("progress") is not None and m["state"] != "ready":
-        stage = f"{stage or m['state']} {format_share(m['progress'])}"
-    if m.get("eta_s") is not None:
-        stage += f", {format_seconds(m['eta_s'])} left"
-    if m["state"] == "failed" and m.get("retry_in_s") is not None:
-        stage = f"tries again in {format_seconds(m['retry_in_s'])}"
     return (
         m["name"],
         m["state"],
-        stage,
+        _stage(m),
+        _took(m),
         ", ".join(sorted({replica["engine"] for replica in m["replicas"]})),
         format_bytes(m["memory_bytes"]),
         str(m["in_flight"]),
         str(m["waiting"]),
         format_seconds(m["unloads_in_s"]),
     )
+
+
+def _stage(m: dict[str, Any]) -> str:
+    """Where it is on its way, and for how long still."""
+    if m["state"] == "failed" and m.get("retry_in_s") is not None:
+        return f"tries again in {format_seconds(m['retry_in_s'])}"
+    stage: str = m["stage"] if m["stage"] != m["state"] else ""
+    if m.get("progress") is not None and m["state"] != "ready":
+        stage = f"{stage or m['state']} {format_share(m['progress'])}"
+    if m.get("eta_s") is not None:
+        stage = f"{stage or m['state']}, {format_seconds(m['eta_s'])} left"
+    return stage
+
+
+def _took(m: dict[str, Any]) -> str:
+    """The stages of its start; of the last one, when it has several replicas."""
+    stages_s = m.get("stages_s") or (m["replicas"][-1].get("stages_s") if m["replicas"] else None) or {}
+    return ", ".join(f"{stage.replace('_', ' ')} {format_seconds(s)}" for stage, s in stages_s.items())

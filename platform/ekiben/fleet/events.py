@@ -292,6 +292,14 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class StartFailed:
+    """A start came to nothing, or a model died too often; with the error's code."""
+
+    model: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
 class RanOut:
     """A load failed for want of memory, with so much set aside for it."""
 
@@ -326,6 +334,7 @@ Effect: TypeAlias = (
     | Grant
     | Fail
     | Started
+    | StartFailed
     | RanOut
     | Evicted
     | Changed

@@ -23,6 +23,7 @@ from ekiben.fleet.events import (
     Replace,
     Reported,
     Started,
+    StartFailed,
     Terminate,
     Want,
 )
@@ -282,6 +283,7 @@ class Life:
 
     def _failed(self, model: ModelState, error: EkibenError, now: float) -> None:
         model.failures += 1
+        self._state.emit(StartFailed(model.name, error.error_code or type(error).__name__))
         pause_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** (model.failures - 1))
         model.unasked_after = now + max(pause_s, UNASKED_PAUSE_S)
         model.wanted = None

@@ -31,6 +31,8 @@ LOOK_EVERY_S: Final = 30.0
 SCHEDULED_HOLD_S: Final = 900.0
 """How long a scheduled model waits for its first request, where neither its spec nor a setting says."""
 NOTES_KEPT: Final = 100
+GONE: Final = frozenset({State.COLD, State.FAILED})
+"""The states of a model that is not there, nor on its way."""
 
 
 class Trigger(StrEnum):
@@ -61,7 +63,7 @@ class Fleet(Protocol):
     def status(self, model: str) -> ModelStatus:
         """Raises ModelNotFound."""
 
-    def prewarm(self, model: str, *, keep_alive_s: float | None = None) -> None:
+    def prewarm(self, model: str, *, keep_alive_s: float) -> None:
         """Bring it up if that harms nobody, and let it go when it was not used for so long."""
 
 
@@ -189,7 +191,7 @@ class Prewarmer(Witness):
                 yield spec, pattern
 
     def _is_cold(self, model: str) -> bool:
-        return self._fleet is not None and self._fleet.status(model).state in (State.COLD, State.FAILED)
+        return self._fleet is not None and self._fleet.status(model).state in GONE
 
     # Schedules
 
@@ -231,9 +233,12 @@ class Prewarmer(Witness):
         if self._fleet is None:
             return
         try:
-            cold = self._is_cold(note.model)
+            status = self._fleet.status(note.model)
+            cold = status.state in GONE
             if cold:
                 self._write(note)
+            elif status.unloads_in_s is None or status.unloads_in_s >= hold_s:
+                return  # it stays as long as that anyway
             self._fleet.prewarm(note.model, keep_alive_s=hold_s)
         except EkibenError as error:  # it left the catalog just now
             logger.info("model %s is not started ahead: %s", note.model, error.message)

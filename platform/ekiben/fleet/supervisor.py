@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -43,6 +43,7 @@ from ekiben.fleet.events import (
     Spare,
     SpareZygote,
     Started,
+    StartFailed,
     Stop,
     StopZygote,
     Terminate,
@@ -58,6 +59,7 @@ from ekiben.fleet.roster import Roster
 from ekiben.fleet.scaling import DEFAULT_CONCURRENCY, Terms
 from ekiben.fleet.status import StatusBoard
 from ekiben.fleet.types import Address, Fit, Lease, ModelStatus, Prefix, Progress, State, ZygoteStatus
+from ekiben.fleet.witness import Witness
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +107,7 @@ class Supervisor:
         log_folder: Path,
         keep_alive_s: float | None,
         wait_s: float,
+        witness: Witness | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """`keep_alive_s` of models that say nothing else; None: the policy decides."""
@@ -116,6 +119,7 @@ class Supervisor:
         self._log_folder = log_folder
         self._keep_alive_s = keep_alive_s
         self._wait_s = wait_s
+        self._witness = witness or Witness()
         self._clock = clock
         self._numbers = itertools.count(1)
         self._tickets: dict[int, asyncio.Future[_Granted | None]] = {}
@@ -166,6 +170,7 @@ class Supervisor:
         ticket, replica = await self._ask(spec, Want.LEASE, wait_s, prefix)
         if replica is None:
             raise AssertionError("a lease was granted without a replica")
+        self._witness.used(spec.name)
         return Lease(id=ticket, model=spec.name, replica_id=replica.id, address=replica.address)
 
     def first_byte(self, lease: Lease) -> None:
@@ -211,6 +216,8 @@ class Supervisor:
 
     async def _bring(self, model: str, want: Want, wait_s: float | None) -> ModelStatus:
         spec = self._models.get(model).spec
+        if want is Want.LOADED:
+            self._witness.intended(spec.name)
         if wait_s == 0:
             self._post(self._arrival(spec, want))
         else:
@@ -236,10 +243,16 @@ class Supervisor:
         spec = self._models.get(model).spec
         self._post(Replace(spec.name, self._terms(spec)))
 
-    def prewarm(self, model: str) -> None:
-        """Bring a model up without a request, if that harms nobody."""
+    def prewarm(self, model: str, *, keep_alive_s: float) -> None:
+        """Bring a model up without a request, if that harms nobody; it is kept for so long if none comes."""
         spec = self._models.get(model).spec
-        self._post(Keep(spec.name, self._terms(spec), prewarm=True))
+        terms = replace(self._terms(spec), keep_alive_s=keep_alive_s)
+        self._post(Keep(spec.name, terms, prewarm=True))
+
+    def memory(self) -> Mapping[str, tuple[int | None, int]]:
+        """By device: the budget, None without one, and what is held of it."""
+        budgets, held = self._core.ledger.budgets, self._core.ledger.held
+        return {device: (budgets.get(device), held.get(device, 0)) for device in {**budgets, **held}}
 
     def log_path(self, model: str) -> Path:
         """Where the model's replicas write. The file may not exist yet. Raises ModelNotFound."""
@@ -382,17 +395,21 @@ class Supervisor:
             case _:
                 self._note(effect)
 
-    def _note(self, effect: Started | RanOut | Evicted | StopZygote) -> None:
+    def _note(self, effect: Started | StartFailed | RanOut | Evicted | StopZygote) -> None:
         match effect:
             case Started():
                 if (facts := self._roster.facts.get(effect.replica_id)) is not None:
                     self._starts.started(facts.plan, dict(effect.stages_s))
+                    self._witness.started(facts.plan.model.name, effect.stages_s)
+            case StartFailed():
+                self._witness.failed(effect.model, effect.code)
             case RanOut():
                 plan = replace(self._preparations.plans[effect.model], device=effect.device)
                 self._memory.ran_out(plan, effect.memory)
             case Evicted():
                 reason = f"for {effect.for_model!r}" if effect.for_model else "to keep within the budget"
                 logger.info("model %s: replica %s goes %s", effect.model, effect.replica_id, reason)
+                self._witness.evicted(effect.model, for_model=effect.for_model)
             case StopZygote():
                 logger.info("the zygote of engine %s goes: its memory is wanted", effect.engine)
                 self._launcher.stop_zygote(effect.engine)

@@ -26,5 +26,29 @@ class Witness:
     def evicted(self, model: str, *, for_model: str) -> None:
         """A replica goes so that another model fits; empty: so that the budget is kept."""
 
-    def prewarmed(self, model: str, *, trigger: str, outcome: str) -> None:
-        """A model was started ahead of its requests, and it is certain what came of it."""
+
+class Audience(Witness):
+    """Several witnesses as one."""
+
+    def __init__(self, *witnesses: Witness) -> None:
+        self._witnesses = witnesses
+
+    def used(self, model: str) -> None:
+        for witness in self._witnesses:
+            witness.used(model)
+
+    def intended(self, model: str) -> None:
+        for witness in self._witnesses:
+            witness.intended(model)
+
+    def started(self, model: str, stages_s: Mapping[str, float]) -> None:
+        for witness in self._witnesses:
+            witness.started(model, stages_s)
+
+    def failed(self, model: str, code: str) -> None:
+        for witness in self._witnesses:
+            witness.failed(model, code)
+
+    def evicted(self, model: str, *, for_model: str) -> None:
+        for witness in self._witnesses:
+            witness.evicted(model, for_model=for_model)

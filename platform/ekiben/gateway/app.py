@@ -20,6 +20,7 @@ from ekiben.gateway.exchange import CLIENT_CLOSED_REQUEST, ClientGone, Exchange
 from ekiben.gateway.inference import Inference
 from ekiben.gateway.models_page import ModelsPage
 from ekiben.gateway.ports import CatalogPort
+from ekiben.gateway.prewarms import NO_PREWARMS, Prewarms, PrewarmView
 from ekiben.gateway.proxy import Proxy
 from ekiben.gateway.routes import Route, Router
 from ekiben.gateway.upstream import Upstreams
@@ -48,6 +49,7 @@ class Gateway:
         plugins: Plugins,
         settings: LoadedSettings,
         metrics: Metrics,
+        prewarms: PrewarmView = NO_PREWARMS,
         clock: Clock = SYSTEM_CLOCK,
         patience: Patience = DEFAULT_PATIENCE,
     ) -> None:
@@ -68,6 +70,7 @@ class Gateway:
                 *inference.routes(),
                 *ModelsPage(fleet=fleet, catalog=catalog).routes(),
                 *Api(fleet=fleet, catalog=catalog, plugins=plugins, settings=settings).routes(),
+                *Prewarms(prewarms).routes(),
                 *self._feed.routes(),
                 Route("GET", "/metrics", self._show_metrics),
                 Route("GET", "/livez", self._livez, open=True),

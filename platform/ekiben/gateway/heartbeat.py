@@ -37,9 +37,7 @@ class Heartbeat:
             progress = self._progress()
         except EkibenError:
             return b": ekiben waiting\n\n"
-        stage = " ".join(progress.stage.split())
-        share = "" if progress.progress is None else f" {progress.progress:.0%}"
-        return f": ekiben {stage}{share}\n\n".encode()
+        return f": ekiben {in_words(progress)}\n\n".encode()
 
     async def stop(self) -> None:
         """No comment is sent after this, and none is cut in half."""
@@ -47,3 +45,18 @@ class Heartbeat:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
+
+
+def in_words(progress: Progress) -> str:
+    """`loading 25%, 3s left (queued 0.1s, starting 0.4s, loading 1.2s)`: what is known, on one line."""
+    text = " ".join(progress.stage.split())
+    if progress.progress is not None:
+        text += f" {progress.progress:.0%}"
+    if progress.eta_s is not None:
+        text += f", {_seconds(progress.eta_s)} left"
+    stages = [f"{stage} {_seconds(taken_s)}" for stage, taken_s in progress.stages_s.items()]
+    return f"{text} ({', '.join(stages)})" if stages else text
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f}s" if seconds < 9.95 else f"{seconds:.0f}s"

@@ -7,17 +7,13 @@ sent. Keys, prompts and addresses appear nowhere.
 from __future__ import annotations
 
 import functools
-from collections import Counter as Tally
-from collections.abc import Iterable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from ekiben import __version__
-from ekiben.fleet.types import ModelStatus, State
+from ekiben.telemetry.fleet import FleetGauges, FleetMetrics, FleetView
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 UNKNOWN_MODEL: Final = "unknown"
@@ -25,21 +21,15 @@ _DURATIONS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 
 _WAITS_S: Final = (0.001, 0.01, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
-class Snapshots(Protocol):
-    """What is asked of the fleet when metrics are read."""
-
-    def snapshot(self) -> Sequence[ModelStatus]:
-        """All models of the catalog."""
-
-
 class Metrics:
-    """Written by the gateway, rendered for `/metrics`."""
+    """Written by the gateway and the fleet, rendered for `/metrics`."""
 
-    def __init__(self, fleet: Snapshots) -> None:
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
+        self.fleet = FleetMetrics(registry)
+        """For the fleet to write to."""
         ProcessCollector(registry=registry)
-        registry.register(_Models(fleet))
         Gauge("ekiben_build_info", "Constant 1, with the version", ["version"], registry=registry).labels(
             __version__
         ).set(1)
@@ -77,6 +67,10 @@ class Metrics:
         self._first_byte_of = functools.cache(self._first_bytes.labels)
         self._wait_of = functools.cache(self._waits.labels)
 
+    def watch(self, fleet: FleetView) -> None:
+        """Count models, replicas and memory whenever the metrics are read."""
+        self.registry.register(FleetGauges(fleet))
+
     def began(self) -> None:
         """A request came in."""
         self._in_flight.inc()
@@ -99,21 +93,3 @@ class Metrics:
     def render(self) -> bytes:
         """The text format of Prometheus."""
         return generate_latest(self.registry)
-
-
-class _Models(Collector):
-    """Counts models by state when asked."""
-
-    def __init__(self, fleet: Snapshots) -> None:
-        self._fleet = fleet
-
-    def describe(self) -> Iterable[Metric]:
-        """Asked at registration, when there may be no fleet yet."""
-        return [GaugeMetricFamily("ekiben_models", "Models of the catalog by state", labels=["state"])]
-
-    def collect(self) -> Iterable[Metric]:
-        tally = Tally(status.state for status in self._fleet.snapshot())
-        family = GaugeMetricFamily("ekiben_models", "Models of the catalog by state", labels=["state"])
-        for state in State:
-            family.add_metric([state.value], tally[state])
-        yield family
