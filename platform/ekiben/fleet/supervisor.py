@@ -21,6 +21,7 @@ from ekiben.errors import ModelNotFound, ModelNotReady
 from ekiben.fleet.core import FleetCore
 from ekiben.fleet.events import (
     Adopted,
+    Answered,
     Arrive,
     Budgets,
     Changed,
@@ -40,6 +41,7 @@ from ekiben.fleet.events import (
     Release,
     Replace,
     Shutdown,
+    Silent,
     Spare,
     SpareZygote,
     Started,
@@ -55,6 +57,7 @@ from ekiben.fleet.feed import Feed
 from ekiben.fleet.launcher import Launcher, Plan, log_path
 from ekiben.fleet.ledger import HOST, Place
 from ekiben.fleet.preparation import MemoryBook, Preparations, Preparer, StartBook
+from ekiben.fleet.probe import Prober
 from ekiben.fleet.roster import Roster
 from ekiben.fleet.scaling import DEFAULT_CONCURRENCY, Terms
 from ekiben.fleet.status import StatusBoard
@@ -131,7 +134,12 @@ class Supervisor:
         self._board = StatusBoard(core, self._roster, self._preparations, starts)
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
-        self._upkeep: asyncio.Task[None] | None = None
+        self._prober = Prober(
+            self._ready_addresses,
+            on_silent=lambda replica_id: self._post(Silent(replica_id)),
+            on_answered=lambda replica_id: self._post(Answered(replica_id)),
+        )
+        self._upkeep: list[asyncio.Task[None]] = []
         self._feed = Feed()
 
     async def start(self) -> None:
@@ -141,7 +149,10 @@ class Supervisor:
         """
         self._post(Budgets(self._memory.budgets()))
         await self._adopt()
-        self._upkeep = asyncio.create_task(self._keep_up(), name="upkeep of the fleet")
+        self._upkeep = [
+            asyncio.create_task(self._keep_up(), name="upkeep of the fleet"),
+            asyncio.create_task(self._prober.run(), name="prober of replicas"),
+        ]
         for spec in self._specs():
             if spec.replicas.min:
                 self._post(Keep(spec.name, self._terms(spec)))
@@ -278,8 +289,8 @@ class Supervisor:
     async def shutdown(self, grace_s: float) -> None:
         """Let requests end, stop every process. Returns when none is left, after `grace_s` by force."""
         self._preparations.cancel()
-        if self._upkeep is not None:
-            self._upkeep.cancel()
+        for task in self._upkeep:
+            task.cancel()
         self._post(Shutdown())
         try:
             async with asyncio.timeout(grace_s):
@@ -455,6 +466,13 @@ class Supervisor:
             for plan, memory in await self._roster.measure(ready):
                 self._memory.measured(plan, memory)
             self._post(self._spare_zygotes())
+
+    def _ready_addresses(self) -> list[tuple[str, Address]]:
+        return [
+            (replica_id, facts.process.address)
+            for replica_id, facts in self._roster.facts.items()
+            if (state := self._core.replicas.get(replica_id)) is not None and state.state is State.READY
+        ]
 
     def _spare_zygotes(self) -> Spare:
         now = self._clock.monotonic()
