@@ -12,6 +12,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import IO, Final
@@ -31,8 +32,13 @@ from ekiben.fleet.core import FleetCore
 from ekiben.fleet.diary import Diary
 from ekiben.fleet.fork_launcher import ForkLauncher
 from ekiben.fleet.launcher import Launcher, SpawnLauncher
+from ekiben.fleet.memory.allowance import parse_allowance
+from ekiben.fleet.memory.book import Book
+from ekiben.fleet.memory.budgets import Budgets
+from ekiben.fleet.memory.estimates import Estimates
+from ekiben.fleet.memory.gpus import gpu_readers
 from ekiben.fleet.policy.choice import choose_policy
-from ekiben.fleet.preparation import BlankBook, StartBook
+from ekiben.fleet.preparation import MemoryBook, StartBook
 from ekiben.fleet.preparer import CatalogPreparer
 from ekiben.fleet.prewarm import Prewarmer
 from ekiben.fleet.starts import Starts
@@ -41,7 +47,9 @@ from ekiben.fleet.supervisor import Supervisor
 from ekiben.fleet.witness import Audience, Witness
 from ekiben.gateway.app import Gateway, check_exposure
 from ekiben.gateway.http_protocol import HttpProtocol
+from ekiben.plugins.devices import usable_kinds
 from ekiben.plugins.discovery import Plugins, discover
+from ekiben.runtime.footprint import children
 from ekiben.settings import LoadedSettings, Settings, process_environment
 from ekiben.store.database import Database, sqlite_url
 from ekiben.store.records import Records
@@ -104,6 +112,7 @@ class App:
         self._loaded = loaded
         self._database: Database | None = None
         self._records: Records | None = None
+        self._budgets: Budgets | None = None
         self._supervisor: Supervisor | None = None
         self._prewarmer: Prewarmer | None = None
         self.gateway: Gateway | None = None
@@ -121,6 +130,7 @@ class App:
             policy = choose_policy(plugins, self.settings.policy)
             metrics = Metrics()
             self._prewarmer = make_prewarmer(self.settings, catalog, self._records, policy, metrics)
+            self._budgets = make_budgets(self.settings)
             self._supervisor = make_supervisor(
                 self.settings,
                 self.home,
@@ -128,6 +138,7 @@ class App:
                 plugins,
                 weights,
                 policy=policy,
+                memory=make_memory(self.settings, plugins, self._records, self._budgets),
                 starts=Starts(self._records),
                 witness=Audience(metrics.fleet, self._prewarmer),
             )
@@ -140,6 +151,8 @@ class App:
                 metrics=metrics,
                 prewarms=self._prewarmer,
             )
+            pids = self._supervisor.replica_pids  # some may be children of an earlier platform
+            self._budgets.watch(lambda: [*children(os.getpid()), *pids()])
             await self._supervisor.start()
             self._prewarmer.start(self._supervisor)
             await self.gateway.startup()
@@ -161,6 +174,8 @@ class App:
             await self._supervisor.shutdown(self.settings.drain_s + 5)
         if self.gateway is not None:
             await self.gateway.shutdown()
+        if self._budgets is not None:
+            self._budgets.close()
         if self._records is not None:
             self._records.close()
         if self._database is not None:
@@ -176,6 +191,7 @@ def make_supervisor(
     weights: WeightsStore,
     *,
     policy: Policy,
+    memory: MemoryBook,
     starts: StartBook,
     witness: Witness,
 ) -> Supervisor:
@@ -200,7 +216,7 @@ def make_supervisor(
             threads=settings.threads or len(os.sched_getaffinity(0)),
         ),
         launcher=make_launcher(settings, home),
-        memory=BlankBook(),
+        memory=memory,
         starts=starts,
         log_folder=home.logs,
         keep_alive_s=settings.keep_alive,
@@ -223,9 +239,31 @@ def make_prewarmer(
     )
 
 
+def make_budgets(settings: Settings) -> Budgets:
+    """What the operator lets the platform hold of this machine. Raises ConfigError."""
+    visible = process_environment().get("CUDA_VISIBLE_DEVICES")
+    return Budgets(parse_allowance(settings.memory), gpus=gpu_readers(visible=visible))
+
+
+def make_memory(settings: Settings, plugins: Plugins, records: Records, budgets: Budgets) -> Book:
+    """Devices and needs."""
+    return Book(
+        needs=records,
+        budgets=budgets.now,
+        device=settings.device,
+        engine_devices=partial(usable_kinds, plugins),
+        estimates=Estimates(environment=replica_environment()),
+    )
+
+
+def replica_environment() -> dict[str, str]:
+    """This process's, without secrets."""
+    return {k: v for k, v in process_environment().items() if k not in SECRET_VARIABLES}
+
+
 def make_launcher(settings: Settings, home: Home) -> Launcher:
     """By forks where that is wanted and can be."""
-    environment = {k: v for k, v in process_environment().items() if k not in SECRET_VARIABLES}
+    environment = replica_environment()
     berths = Berths(run_folder=home.run, log_folder=home.logs, orphan_s=settings.orphan_s)
     if settings.zygote == "auto":
         try:

@@ -162,7 +162,7 @@ class FakeFleet:
     def replaced(self, model: str) -> None:
         self.calls.append(("replaced", model))
 
-    def fit(self, model: str) -> Fit:
+    async def fit(self, model: str) -> Fit:
         need = {"cpu": 60}
         return Fit(model=model, fits="now", device="cpu", need=need, free={"cpu": 80}, budgets={"cpu": 100})
 

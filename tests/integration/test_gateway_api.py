@@ -120,6 +120,21 @@ async def test_actions_reach_the_fleet(lab: Lab, action: str) -> None:
     assert lab.fleet.calls == [(action, CHAT)]
 
 
+async def test_whether_a_model_fits_is_told(lab: Lab) -> None:
+    told = (await lab.ask("GET", f"/api/models/{CHAT}/fit")).json()
+    assert told == {
+        "model": CHAT,
+        "fits": "now",
+        "device": "cpu",
+        "need": {"cpu": 60},
+        "free": {"cpu": 80},
+        "budgets": {"cpu": 100},
+        "would_go": [],
+        "reason": None,
+    }
+    assert (await lab.ask("GET", "/api/models/nobody/fit")).status == 404
+
+
 @pytest.mark.parametrize("query", ["wait_s=soon", "wait_s=-1", "wait_s=nan", "wait_s=1&wait_s=2"])
 async def test_a_bad_query_is_400(lab: Lab, query: str) -> None:
     response = await lab.ask("POST", f"/api/models/{CHAT}/load?{query}")

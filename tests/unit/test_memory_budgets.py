@@ -74,7 +74,9 @@ def gpu(device: str = "cuda:0", *, total: int = 80 * GIB, used: int = 0) -> Gpu:
 
 def budgets(machine: FakeMachine, allowance: str = "100%", gpus: FakeGpus | None = None) -> Budgets:
     readers = [gpus] if gpus else []
-    return Budgets(parse_allowance(allowance), host=machine.host, held=machine.held, gpus=readers)
+    seen = Budgets(parse_allowance(allowance), host=machine.host, held=machine.held, gpus=readers)
+    assert seen.now() == seen.now()
+    return seen
 
 
 def test_others_memory_is_not_ours() -> None:

@@ -61,6 +61,13 @@ class Preparer:
         self.gate.set()
         self.error: EkibenError | None = None
         self.calls = 0
+        self.here = True
+        """Whether the weights are."""
+
+    def look(self, spec: ModelSpec) -> Plan | None:
+        if self.error is not None:
+            raise self.error
+        return self.plan(spec) if self.here else None
 
     async def prepare(self, spec: ModelSpec, report: Callable[[FetchProgress], None]) -> Plan:
         self.calls += 1
@@ -68,6 +75,10 @@ class Preparer:
         await self.gate.wait()
         if self.error is not None:
             raise self.error
+        return self.plan(spec)
+
+    @staticmethod
+    def plan(spec: ModelSpec) -> Plan:
         return Plan(model=spec, variant=0, weights=Path("/w"), bento=Path("/b"), device="cpu", threads=1)
 
 
@@ -157,12 +168,20 @@ class Memory:
         self.need: dict[str, int] | None = {"cpu": 1000}
         self.learned: list[dict[str, int]] = []
         self.overrun: list[dict[str, int]] = []
+        self.estimate = 1500
+        self.riddle: EkibenError | None = None
+        """Why there is no estimate."""
 
     def budgets(self) -> dict[str, int]:
         return {"cpu": self.budget}
 
     def places(self, plan: Plan) -> tuple[Place, ...]:
         return (Place("cpu", self.need),)
+
+    async def foreseen(self, plan: Plan) -> tuple[Place, ...]:
+        if self.riddle is not None:
+            raise self.riddle
+        return (Place("cpu", self.need or {"cpu": self.estimate}),)
 
     def measured(self, plan: Plan, memory: Mapping[str, int]) -> None:
         self.learned.append(dict(memory))
@@ -431,3 +450,41 @@ async def test_shutdown_does_not_wait_for_a_process_that_hangs(world: World) -> 
     process.ends_when_asked = False
     await world.supervisor.shutdown(0.1)
     assert process.signals == ["terminate", "kill"]
+
+
+async def test_whether_a_model_fits_is_told_without_starting_it(world: World) -> None:
+    await world.supervisor.start()
+    fit = await world.supervisor.fit("m")
+    assert (fit.fits, fit.device, fit.need, fit.budgets) == ("now", "cpu", {"cpu": 1000}, {"cpu": 2000})
+    world.memory.need = None
+    assert (await world.supervisor.fit("m")).need == {"cpu": 1500}, "the engine is asked"
+    world.memory.estimate = 5000
+    fit = await world.supervisor.fit("m")
+    assert (fit.fits, fit.need) == ("never", {"cpu": 5000})
+    assert fit.reason
+    assert world.launcher.processes == []
+    await world.supervisor.shutdown(1)
+
+
+async def test_who_would_go_is_told_and_nobody_goes(world: World) -> None:
+    await world.supervisor.start()
+    leasing = asyncio.create_task(world.supervisor.acquire("m"))
+    process = await world.launcher.ready()
+    world.supervisor.release(await leasing)
+    world.memory.need = {"cpu": 1800}
+    fit = await world.supervisor.fit("n")
+    assert (fit.fits, fit.would_go) == ("after evictions", ("m",))
+    assert (await world.supervisor.fit("m")).fits == "loaded"
+    assert process.signals == []
+    assert world.supervisor.replica_pids() == [process.pid]
+    await world.supervisor.shutdown(1)
+
+
+async def test_why_it_is_not_known_whether_a_model_fits(world: World) -> None:
+    world.memory.need, world.memory.riddle = None, LoadFailed("the file is broken")
+    fit = await world.supervisor.fit("m")
+    assert (fit.fits, fit.reason) == ("unknown", "the file is broken")
+    world.preparer.here = False
+    assert (await world.supervisor.fit("m")).reason == "its weights are not here yet"
+    world.preparer.error = LoadFailed("there is no such engine")
+    assert (await world.supervisor.fit("m")).reason == "there is no such engine"

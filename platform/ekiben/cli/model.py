@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ekiben.cli.client import model_path
+from ekiben.cli.fit import format_fit
 from ekiben.cli.output import (
     NONE,
     echo_fields,
@@ -73,7 +74,10 @@ def ls(session: Session, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def show(session: Session, name: str, as_yaml: bool, as_json: bool) -> None:
-    """Show one model: its spec, where its weights are, how it is."""
+    """Show one model: its spec, where its weights are, how it is, and whether it fits into memory now.
+
+    Without a running platform nothing is said of memory.
+    """
     from ekiben.cli.offline import find_model
     from ekiben.plugins.discovery import discover
 
@@ -83,6 +87,8 @@ def show(session: Session, name: str, as_yaml: bool, as_json: bool) -> None:
         click.echo(_yaml(found["spec"]), nl=False)
         return
     found = complete(found, session.settings.home, plugins)
+    platform = session.find_platform()
+    found["fit"] = None if platform is None else platform.get(f"{model_path(name)}/fit")
     if as_json:
         echo_json(found)
     else:
@@ -219,6 +225,7 @@ def _fields(m: dict[str, Any]) -> list[tuple[str, str]]:
         ("engine", m["engine"]),
         ("weights", weights),
         ("memory", format_bytes(m["memory_bytes"]) if m.get("memory_bytes") else ""),
+        ("fits", format_fit(m["fit"]) if m["fit"] else ""),
         ("unloads in", format_seconds(m["unloads_in_s"]) if m.get("unloads_in_s") is not None else ""),
         ("keep alive", spec["keep_alive"]),
         ("cannot run", m["problem"] or m["obstacle"] or ""),

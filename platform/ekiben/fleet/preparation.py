@@ -26,15 +26,21 @@ class Preparer(Protocol):
 
         Raises EngineNotInstalled, FetchFailed, LoadFailed. Cancelling it leaves nothing broken."""
 
+    def look(self, spec: ModelSpec) -> Plan | None:
+        """The same without fetching: None while weights are missing. Raises EngineNotInstalled."""
+
 
 class MemoryBook(Protocol):
-    """What is known of devices, and of what models need on them. Nothing of it blocks."""
+    """What is known of devices, and of what models need on them. Nothing but `foreseen` takes time."""
 
     def budgets(self) -> Memory:
         """What the platform may hold on each device, now."""
 
     def places(self, plan: Plan) -> tuple[Place, ...]:
         """The devices that the plan may run on, with what was needed there before."""
+
+    async def foreseen(self, plan: Plan) -> tuple[Place, ...]:
+        """The same, with what the engine estimates where nothing was needed before. Raises LoadFailed."""
 
     def measured(self, plan: Plan, memory: Memory) -> None:
         """A ready replica of the plan holds so much; the most is remembered."""
@@ -54,31 +60,6 @@ class StartBook(Protocol):
 
     def cold_cost_s(self, plan: Plan) -> float | None:
         """What its starts cost those who wait, usually."""
-
-
-class BlankBook:
-    """Implements both books for a fleet that measures nothing: no device has a limit."""
-
-    def budgets(self) -> Memory:
-        return {}
-
-    def places(self, plan: Plan) -> tuple[Place, ...]:
-        return (Place(plan.device, {}),)
-
-    def measured(self, plan: Plan, memory: Memory) -> None:
-        """Forgotten."""
-
-    def ran_out(self, plan: Plan, memory: Memory) -> None:
-        """Forgotten."""
-
-    def started(self, plan: Plan, stages_s: dict[str, float]) -> None:
-        """Forgotten."""
-
-    def eta_s(self, plan: Plan, stage: str, elapsed_s: float) -> float | None:
-        return None
-
-    def cold_cost_s(self, plan: Plan) -> float | None:
-        return None
 
 
 class Preparations:

@@ -17,6 +17,8 @@ from ekiben.plugins.discovery import Plugins
 class Weights(Protocol):
     async def ensure(self, source: SourceSpec, *, report: Callable[[FetchProgress], None]) -> Path: ...
 
+    def local_path(self, source: SourceSpec) -> Path | None: ...
+
 
 class CatalogPreparer:
     """Chooses among the variants of the spec and fetches through the weights store."""
@@ -29,8 +31,16 @@ class CatalogPreparer:
 
     async def prepare(self, spec: ModelSpec, report: Callable[[FetchProgress], None]) -> Plan:
         variant = choose_variant(spec, self._plugins)
-        source = spec.variants[variant].source
-        weights = await self._weights.ensure(source, report=report)
+        weights = await self._weights.ensure(spec.variants[variant].source, report=report)
+        return self._plan(spec, variant, weights)
+
+    def look(self, spec: ModelSpec) -> Plan | None:
+        """The plan, if the weights are here. Raises EngineNotInstalled."""
+        variant = choose_variant(spec, self._plugins)
+        weights = self._weights.local_path(spec.variants[variant].source)
+        return None if weights is None else self._plan(spec, variant, weights)
+
+    def _plan(self, spec: ModelSpec, variant: int, weights: Path) -> Plan:
         return Plan(
             model=spec,
             variant=variant,

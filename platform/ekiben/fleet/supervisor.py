@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 from ekiben.clock import SYSTEM_CLOCK, Clock
 from ekiben.contract.model import ModelSpec
-from ekiben.errors import ModelNotFound, ModelNotReady
+from ekiben.errors import EkibenError, ModelNotFound, ModelNotReady
 from ekiben.fleet.core import FleetCore
 from ekiben.fleet.events import (
     Adopted,
@@ -116,6 +116,7 @@ class Supervisor:
         """`keep_alive_s` of models that say nothing else; None: the policy decides."""
         self._core = core
         self._models = models
+        self._preparer = preparer
         self._launcher = launcher
         self._memory = memory
         self._starts = starts
@@ -147,7 +148,6 @@ class Supervisor:
 
         Returns before that is there.
         """
-        self._post(Budgets(self._memory.budgets()))
         await self._adopt()
         self._upkeep = [
             asyncio.create_task(self._keep_up(), name="upkeep of the fleet"),
@@ -158,7 +158,9 @@ class Supervisor:
                 self._post(Keep(spec.name, self._terms(spec)))
 
     async def _adopt(self) -> None:
-        for adopted in await self._roster.adopt(wanted=self._is_wanted):
+        replicas = await self._roster.adopt(wanted=self._is_wanted)
+        self._post(Budgets(self._memory.budgets()))  # only now: what these hold is nobody else's
+        for adopted in replicas:
             plan = adopted.plan
             self._preparations.plans[plan.model.name] = plan
             place = Place(plan.device, adopted.memory)
@@ -212,12 +214,26 @@ class Supervisor:
     def zygotes(self) -> Sequence[ZygoteStatus]:
         return self._launcher.zygotes()
 
-    def fit(self, model: str) -> Fit:
+    def replica_pids(self) -> list[int]:
+        """Of all replicas' processes. May be called from any thread."""
+        processes = [facts.process for facts in tuple(self._roster.facts.values())]
+        return [process.pid for process in processes if process.pid is not None]
+
+    async def fit(self, model: str) -> Fit:
         spec = self._models.get(model).spec
-        plan = self._preparations.plans.get(spec.name)
-        places = () if plan is None else self._memory.places(plan)
-        engine = "" if plan is None else plan.engine
-        return self._core.fit(spec.name, places, engine, self._clock.monotonic())
+        places: tuple[Place, ...] = ()
+        engine, reason = "", None
+        try:
+            plan = self._preparer.look(spec)
+            if plan is None:
+                reason = "its weights are not here yet"
+            else:
+                engine, places = plan.engine, self._memory.places(plan)
+                places = await self._memory.foreseen(plan)
+        except EkibenError as error:
+            reason = error.message
+        fit = self._core.fit(spec.name, places, engine, self._clock.monotonic())
+        return replace(fit, reason=reason) if fit.fits == "unknown" else fit
 
     async def load(self, model: str, *, wait_s: float | None = None) -> ModelStatus:
         return await self._bring(model, Want.LOADED, wait_s)

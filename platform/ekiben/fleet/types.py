@@ -67,7 +67,7 @@ class Fit:
     would_go: tuple[str, ...] = ()
     """Models that would be unloaded, the least worthy first; zygotes as `zygote ENGINE`."""
     reason: str | None = None
-    """Why it can never fit."""
+    """Why it can never fit, or is not known to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,8 +196,10 @@ class FleetPort(Protocol):
         """The catalog has a new spec for a model: what runs goes once a replica of the new spec is ready,
         and no request fails for it. Returns at once."""
 
-    def fit(self, model: str) -> Fit:
-        """Whether it fits now, and who would go. Advisory; raises ModelNotFound."""
+    async def fit(self, model: str) -> Fit:
+        """Whether it fits now, and who would go. Advisory; raises ModelNotFound.
+
+        Takes a second for a model that was never started: its engine is asked what it would take."""
 
     def changed(self, model: str) -> None:
         """Tell the readers of `events` that something outside the fleet changed a model."""

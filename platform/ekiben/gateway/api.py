@@ -50,6 +50,7 @@ class Api:
             Route("POST", "/api/models", self._add_model),
             Route("GET", model, self._show_model),
             Route("DELETE", model, self._remove_model),
+            Route("GET", f"{model}/fit", self._fit),
             Route("POST", f"{model}/load", self._load),
             Route("POST", f"{model}/pull", self._pull),
             Route("POST", f"{model}/stop", self._stop),
@@ -73,6 +74,11 @@ class Api:
     async def _show_model(self, exchange: Exchange, name: str) -> None:
         entry = self._entry(exchange, name)
         await exchange.answer(json_answer(_model(entry, self._fleet.status(entry.spec.name))))
+
+    async def _fit(self, exchange: Exchange, name: str) -> None:
+        entry = self._entry(exchange, name)
+        exchange.watch()
+        await exchange.answer(json_answer(asdict(await self._fleet.fit(entry.spec.name))))
 
     async def _add_model(self, exchange: Exchange, _: str) -> None:
         request = await _read_json(exchange)

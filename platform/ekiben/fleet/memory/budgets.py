@@ -1,7 +1,7 @@
 """What the platform may hold on each device, watched as others take memory and give it back.
 
-Of the host, a share of what others leave: all that is in use and not held by replicas is theirs, the
-platform itself and its zygotes included. Of a GPU, a share of what was not in use at the quietest moment
+Of the host, a share of what others leave: all that is in use and not held by replicas and zygotes is
+theirs, the platform itself included. Of a GPU, a share of what was not in use at the quietest moment
 so far, since who holds how much of it often cannot be told. Budgets go up at once and come down only when
 less was seen for several looks, so that a load in the middle of a look does no harm.
 """
@@ -49,14 +49,16 @@ class Budgets:
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
         self._seen: dict[str, int] = {}
-        self.look()
 
     def now(self) -> dict[str, int]:
-        """Bytes by device. Never blocks."""
+        """Bytes by device. Blocks for milliseconds when it is asked for the first time, and never again."""
+        if not self._seen:
+            self.look()
         return self._seen
 
     def watch(self, own: Callable[[], Iterable[int]]) -> None:
-        """Go on looking. `own`: the processes of the replicas; called from another thread."""
+        """Go on looking. `own`: the processes whose memory is in the budget; called from another
+        thread."""
         self._own = own
         self._thread = threading.Thread(target=self._run, name="memory", daemon=True)
         self._thread.start()

@@ -10,8 +10,10 @@ from typing import Final
 import psutil
 
 from ekiben.fleet.memory.cgroups import limiting_groups
+from ekiben.runtime.footprint import descendants
 
 _KIB: Final = 1024
+_COUNTED: Final = ("Pss_Anon:", "Pss_Shmem:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,38 +43,21 @@ def _machine(root: Path) -> tuple[int, int]:
     return sizes["MemTotal"], sizes.get("MemAvailable", sizes["MemFree"] + sizes.get("Cached", 0))
 
 
-def held_bytes(pids: Iterable[int], root: Path = Path("/")) -> int:
+def held_bytes(pids: Iterable[int]) -> int:
     """What processes and their descendants hold that only their end would make available.
 
     Files that are mapped are not in it: the kernel drops them when memory is short. Takes milliseconds
     for each gigabyte.
     """
-    processes = root / "proc"
-    return sum(_anonymous_bytes(processes / str(pid)) for pid in _families(processes, pids))
+    roots = set(pids)
+    return sum(map(_anonymous_bytes, roots.union(*map(descendants, roots))))
 
 
-def _families(processes: Path, pids: Iterable[int]) -> set[int]:
-    found: set[int] = set()
-    waiting = list(pids)
-    while waiting:
-        pid = waiting.pop()
-        if pid in found:
-            continue
-        found.add(pid)
-        for children in (processes / str(pid) / "task").glob("*/children"):
-            waiting += [int(child) for child in _text(children).split()]
-    return found
-
-
-def _anonymous_bytes(process: Path) -> int:
+def _anonymous_bytes(pid: int) -> int:
     """Shared pages count in proportion. 0 when the process is gone."""
-    sizes = (line.split() for line in _text(process / "smaps_rollup").splitlines())
-    counted = ("Pss_Anon:", "Pss_Shmem:")
-    return sum(int(words[1]) * _KIB for words in sizes if words and words[0] in counted)
-
-
-def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="ascii", errors="replace")
+        sums = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
     except OSError:
-        return ""
+        return 0
+    lines = (line.split() for line in sums.splitlines())
+    return sum(int(words[1]) * _KIB for words in lines if words and words[0] in _COUNTED)
