@@ -3,22 +3,28 @@
 One client with one connection each way, turn by turn, so that noise hits both alike; what the gateway's
 process takes is told by the kernel. With a replica that costs nothing, request after request and with a
 pause before each, when nothing of the platform is in the processor's caches any more; then with a real one.
+Streamed events are counted as they come from one fast replica, and one at a time from many streams at once.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
 import statistics
 import time
+import timeit
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
+import uvloop
 
+from ekiben.gateway.prefixes import chat_prefixes
 from tests.bench.home import MODEL
 from tests.bench.scripted_platform import scripted_platform
-from tests.bench.wire import Client, request
+from tests.bench.wire import Client, ask, request
 from tests.running import Platform
 
 ROUNDS: Final = 1500
@@ -26,7 +32,9 @@ PAUSED_ROUNDS: Final = 200
 PAUSE_S: Final = 0.02
 EVENTS: Final = 1000
 STREAMS: Final = 5
-TOKEN_MS: Final = 1
+CROWD: Final = 32
+TOKEN_MS: Final = 4
+CONVERSATION: Final = json.dumps({"messages": [{"role": "user", "content": "word " * 80}] * 20}).encode()
 BODY: Final = {"model": MODEL, "prompt": "One", "max_tokens": 1, "temperature": 0}
 ONE: Final = request("/v1/completions", BODY)
 MANY: Final = request("/v1/completions", BODY | {"max_tokens": EVENTS, "stream": True})
@@ -39,11 +47,10 @@ def run(folder: Path, weights: Path) -> Iterator[dict[str, Any]]:
         yield row
         _, row = pair.compare("a request now and then", rounds=PAUSED_ROUNDS, pause_s=PAUSE_S)
         yield row
-        yield pair.stream("streamed events, as fast as they come", request_us=request_us)
+        yield pair.stream(request_us)
     (folder / "slow").mkdir()
     with scripted_platform(folder / "slow", weights / "weights", token_ms=TOKEN_MS) as platform:
-        pair = Pair.of(platform, str(platform.socket))
-        yield pair.stream(f"streamed events, one each {TOKEN_MS} ms", request_us=request_us)
+        yield Pair.of(platform, str(platform.socket)).crowd(platform.url, request_us)
     real = Platform(folder / "real", weights / "weights").start()
     try:
         real.post("/v1/completions", BODY)
@@ -53,6 +60,8 @@ def run(folder: Path, weights: Path) -> Iterator[dict[str, Any]]:
         yield row
     finally:
         real.stop()
+    per_call_s = min(timeit.repeat(lambda: chat_prefixes(CONVERSATION), repeat=7, number=200)) / 200
+    yield {"row": "hashes of a conversation of 20 messages", "cpu_us": round(per_call_s * 1e6, 1)}
 
 
 @dataclass
@@ -91,13 +100,28 @@ class Pair:
             "rounds": rounds,
         }
 
-    def stream(self, name: str, *, request_us: float) -> dict[str, Any]:
+    def stream(self, request_us: float) -> dict[str, Any]:
+        """One stream after the other, its events as fast as they come."""
         before_s = self._cpu_s()
         for _ in range(STREAMS):
             self.through.ask(MANY)
         used_us = (self._cpu_s() - before_s) * 1e6 - STREAMS * request_us
-        return {"row": name, "cpu_us_per_event": round(used_us / STREAMS / EVENTS, 1), "events": EVENTS}
+        return {"row": "streamed events, many at a time", "cpu_us": round(used_us / STREAMS / EVENTS, 1)}
+
+    def crowd(self, url: str, request_us: float) -> dict[str, Any]:
+        """Streams at the pace of an engine, side by side."""
+        before_s = self._cpu_s()
+        uvloop.run(_ask_at_once(url, CROWD))
+        used_us = (self._cpu_s() - before_s) * 1e6 - CROWD * request_us
+        return {
+            "row": f"streamed events, one at a time, of {CROWD} streams",
+            "cpu_us": round(used_us / CROWD / EVENTS, 1),
+        }
 
     def _cpu_s(self) -> float:
         times = self.gateway.cpu_times()
         return float(times.user + times.system)
+
+
+async def _ask_at_once(url: str, count: int) -> None:
+    await asyncio.gather(*(ask(url, MANY) for _ in range(count)))

@@ -14,13 +14,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import uvloop
 
 from tests.bench.home import MODEL
 from tests.bench.scripted_platform import scripted_platform
-from tests.bench.wire import is_whole, request
+from tests.bench.wire import ask, request
 from tests.running import Platform
 
 CLIENTS: Final = (1, 8, 32)
@@ -82,24 +81,8 @@ async def _ask_all(target: str, *, clients: int, count: int) -> None:
     async def client() -> None:
         for number in numbers:
             body = {"model": MODEL, "prompt": f"{number} and", "max_tokens": TOKENS, "temperature": 0}
-            await _ask(target, request("/v1/completions", body | {"stream": True, "ignore_eos": True}))
+            await ask(target, request("/v1/completions", body | {"stream": True, "ignore_eos": True}))
 
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
             group.create_task(client())
-
-
-async def _ask(target: str, request: bytes) -> None:
-    if target.startswith("http:"):
-        parts = urlsplit(target)
-        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    else:
-        reader, writer = await asyncio.open_unix_connection(target)
-    writer.write(request)
-    answer = bytearray()
-    while not is_whole(answer):
-        data = await reader.read(2**16)
-        assert data, f"the connection was closed after {bytes(answer)!r}"
-        answer += data
-    assert answer.startswith(b"HTTP/1.1 200"), bytes(answer)
-    writer.close()

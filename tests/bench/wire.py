@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -64,3 +65,20 @@ class Client:
 
     def close(self) -> None:
         self._socket.close()
+
+
+async def ask(target: str, request: bytes) -> None:
+    """Send it on a connection of its own, to a URL or a unix socket, and read the whole answer."""
+    if target.startswith("http:"):
+        parts = urlsplit(target)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    else:
+        reader, writer = await asyncio.open_unix_connection(target)
+    writer.write(request)
+    answer = bytearray()
+    while not is_whole(answer):
+        data = await reader.read(2**16)
+        assert data, f"the connection was closed after {bytes(answer)!r}"
+        answer += data
+    assert answer.startswith(b"HTTP/1.1 200"), bytes(answer)
+    writer.close()
