@@ -26,6 +26,7 @@ from ekiben.plugins.discovery import Plugin, Plugins, discover, load_object
 from ekiben.runtime.devices import as_seen
 from ekiben.runtime.footprint import host_bytes
 from ekiben.runtime.protocol import Order, Report, Stage
+from ekiben.runtime.shortage import is_shortage
 from ekiben.runtime.signals import stopping_at_once
 
 logger = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ class ModelHost:
     def fail(self, error: EkibenError) -> None:
         """Tell log and `report` that there will be no model."""
         logger.error("%s", error.message)
-        self._report(Report(stage=Stage.FAILED, error=error.message))
+        self._report(Report(stage=Stage.FAILED, error=error.message, out_of_memory=is_shortage(error)))
 
     def _progress(self) -> Callable[[float], None]:
         last = 0.0

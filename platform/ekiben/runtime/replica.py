@@ -30,6 +30,7 @@ from ekiben.runtime.footprint import host_bytes
 from ekiben.runtime.host import SCRATCH, ModelHost, assignment_of
 from ekiben.runtime.output import survive_full_disks
 from ekiben.runtime.protocol import Order, Report, Stage
+from ekiben.runtime.shortage import is_shortage
 from ekiben.settings import export
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def run_replica(order: Order, *, service: EkibenService | None = None) -> NoRetu
     except Exception as error:
         logger.exception("the replica broke down")
         reason = f"the replica broke down: {type(error).__name__}: {error}"
-        channel.report(Report(stage=Stage.FAILED, error=reason))
+        channel.report(Report(stage=Stage.FAILED, error=reason, out_of_memory=is_shortage(error)))
     finally:
         logging.shutdown()
         os._exit(code)
