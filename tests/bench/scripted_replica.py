@@ -30,6 +30,7 @@ EVENT: Final = (
     + b"\n\n"
 )
 DONE: Final = b"data: [DONE]\n\n"
+ALIVE: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 STREAM_HEAD: Final = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 )
@@ -58,9 +59,12 @@ class Connection(asyncio.Protocol):
         self._received += data
         head, found, body = self._received.partition(HEAD_END)
         length = LENGTH.search(head)
-        if not found or length is None or len(body) < int(length[1]):
+        if not found or len(body) < (int(length[1]) if length else 0):
             return
         self._received = b""
+        if not body:  # somebody asks whether it lives
+            self._transport.write(ALIVE)
+            return
         wanted = json.loads(body)
         if self._engine.token_s:
             self._task = asyncio.create_task(self._take_time(wanted))
@@ -78,9 +82,13 @@ class Connection(asyncio.Protocol):
                 self._answer(wanted["max_tokens"])
 
     async def _stream(self, tokens: int) -> None:
+        """Each token when it is due, as from a device that does not care how busy the processor is."""
+        now = asyncio.get_running_loop().time
+        due = now()
         self._transport.write(STREAM_HEAD)
         for _ in range(tokens):
-            await asyncio.sleep(self._engine.token_s)
+            due += self._engine.token_s
+            await asyncio.sleep(max(0.0, due - now()))
             self._transport.write(chunk(EVENT))
         self._transport.write(chunk(DONE) + b"0\r\n\r\n")
 
