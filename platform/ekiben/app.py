@@ -31,6 +31,7 @@ from ekiben.fleet.burdens import Burdens
 from ekiben.fleet.core import FleetCore
 from ekiben.fleet.diary import Diary
 from ekiben.fleet.fork_launcher import ForkLauncher
+from ekiben.fleet.histories import Histories
 from ekiben.fleet.launcher import Launcher, SpawnLauncher
 from ekiben.fleet.memory.allowance import parse_allowance
 from ekiben.fleet.memory.book import Book
@@ -131,16 +132,19 @@ class App:
             metrics = Metrics()
             self._prewarmer = make_prewarmer(self.settings, catalog, self._records, policy, metrics)
             self._budgets = make_budgets(self.settings)
+            core = make_core(self.settings, policy)
+            histories = Histories(core, self._records)
+            histories.restore({spec.name for spec in catalog.specs()})
             self._supervisor = make_supervisor(
                 self.settings,
                 self.home,
                 catalog,
                 plugins,
                 weights,
-                policy=policy,
+                core=core,
                 memory=make_memory(self.settings, plugins, self._records, self._budgets),
                 starts=Starts(self._records),
-                witness=Audience(metrics.fleet, self._prewarmer),
+                witness=Audience(metrics.fleet, self._prewarmer, histories),
             )
             metrics.watch(self._supervisor)
             self.gateway = Gateway(
@@ -183,6 +187,19 @@ class App:
         self.home.close()
 
 
+def make_core(settings: Settings, policy: Policy) -> FleetCore:
+    """What decides."""
+    rules = Rules(
+        start_timeout_s=settings.start_timeout_s,
+        drain_s=settings.drain_s,
+        max_waiting=settings.max_waiting,
+        w_max_s=settings.w_max_s,
+        hang_s=settings.hang_s,
+    )
+    # A replica of an earlier platform may still be there, and must not have the same id.
+    return FleetCore(rules, policy, prefix=f"{secrets.token_hex(2)}-")
+
+
 def make_supervisor(
     settings: Settings,
     home: Home,
@@ -190,24 +207,14 @@ def make_supervisor(
     plugins: Plugins,
     weights: WeightsStore,
     *,
-    policy: Policy,
+    core: FleetCore,
     memory: MemoryBook,
     starts: StartBook,
     witness: Witness,
 ) -> Supervisor:
     """The fleet with its launcher and preparer."""
     return Supervisor(
-        core=FleetCore(
-            Rules(
-                start_timeout_s=settings.start_timeout_s,
-                drain_s=settings.drain_s,
-                max_waiting=settings.max_waiting,
-                w_max_s=settings.w_max_s,
-                hang_s=settings.hang_s,
-            ),
-            prefix=f"{secrets.token_hex(2)}-",  # or a replica of an earlier platform had the same id
-            policy=policy,
-        ),
+        core=core,
         models=catalog,
         preparer=CatalogPreparer(
             plugins=plugins,
