@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.bench import gateway_overhead, idle, installed_size, start_up, throughput
+from tests.bench import decisions, gateway_overhead, idle, installed_size, start_up, throughput
 from tests.bench.home import weights_home
 
 Benchmark = Callable[[Path, Path], Iterator[dict[str, Any]]]
@@ -21,6 +21,7 @@ Benchmark = Callable[[Path, Path], Iterator[dict[str, Any]]]
 BENCHMARKS: dict[str, Benchmark] = {
     "start-up": start_up.run,
     "idle": idle.run,
+    "decisions": decisions.run,
     "gateway-overhead": gateway_overhead.run,
     "throughput": throughput.run,
     "installed-size": installed_size.run,

@@ -31,6 +31,10 @@ class Resident:
     """Its number of uses, those of the past counting ever less; they survive its departure."""
     last_use_s: float
     """When its last use ended, on a clock that runs evenly and that all residents share."""
+    idle_s: float = 0.0
+    """How long that is ago; 0 while it is busy."""
+    gaps_s: tuple[float, ...] = ()
+    """Its last idle times, as in `Idle`; of a warm process none are known."""
 
 
 @dataclass(frozen=True, slots=True)

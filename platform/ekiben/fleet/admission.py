@@ -38,6 +38,8 @@ class Holder:
     rate: float = 0.0
     cold_cost_s: float = 0.0
     last_use_s: float = 0.0
+    idle_s: float = 0.0
+    gaps_s: tuple[float, ...] = ()
 
     def resident(self, devices: Iterable[str]) -> Resident:
         """As a policy sees it, on the devices where memory is wanted."""
@@ -47,6 +49,8 @@ class Holder:
             cold_cost_s=self.cold_cost_s,
             rate=self.rate,
             last_use_s=self.last_use_s,
+            idle_s=self.idle_s,
+            gaps_s=self.gaps_s,
         )
 
 

@@ -194,6 +194,7 @@ class Room:
                 rate=zygote.rate,
                 cold_cost_s=zygote.cold_cost_s,
                 last_use_s=zygote.last_use_s,
+                idle_s=max(0.0, now - zygote.last_use_s),
             )
             for account, zygote in self._state.zygotes.items()
             if account in ledger and account != zygote_account(claimant.engine)
@@ -219,6 +220,8 @@ class Room:
             rate=model.history.rate(now),
             cold_cost_s=model.cold_cost_s,
             last_use_s=replica.idle_since,
+            idle_s=0.0 if replica.leases else max(0.0, now - replica.idle_since),
+            gaps_s=model.history.gaps_s,
         )
 
     def _movable_at(self, replica: Replica, claimant: Replica, superseded: bool) -> float:

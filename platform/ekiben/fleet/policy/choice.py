@@ -7,9 +7,7 @@ out in a process of its own. No policy can keep the platform from starting, or s
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable
-from typing import Final, TypeVar, cast
+from typing import Final, cast
 
 from ekiben.contract.policy import Idle, Policy, Resident
 from ekiben.plugins.discovery import OWN_DISTRIBUTION, Plugins, load_object
@@ -22,8 +20,6 @@ SPARE: Final = "classic"
 """For when the default itself is in trouble."""
 TRIAL_S: Final = 20.0
 """How long a policy of somebody else may take to import."""
-
-_Question = TypeVar("_Question", Resident, Idle)
 
 
 def choose_policy(plugins: Plugins, wanted: str = DEFAULT) -> Policy:
@@ -57,32 +53,34 @@ class GuardedPolicy:
     def __init__(self, policy: Policy, policy_id: str, *, spare: Policy, spare_id: str) -> None:
         self._policy = policy
         self._policy_id = policy_id
-        self._spare: Policy | None = spare
+        self._spare = spare
         self._spare_id = spare_id
 
     def worth(self, resident: Resident) -> float:
-        return self._ask(lambda policy: policy.worth, resident, least=-math.inf)
+        try:
+            answer: object = self._policy.worth(resident)
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises must not stop the loop
+            answer = error
+        if isinstance(answer, (int, float)) and answer == answer:  # which NaN is not
+            return answer
+        return self._turn_to_the_spare(answer, resident.name).worth(resident)
 
     def keep_alive_s(self, idle: Idle) -> float:
-        return self._ask(lambda policy: policy.keep_alive_s, idle, least=0.0)
-
-    def _ask(
-        self, method: Callable[[Policy], Callable[[_Question], float]], question: _Question, *, least: float
-    ) -> float:
-        if self._spare is None:
-            return method(self._policy)(question)
         try:
-            answer: object = method(self._policy)(question)
-            if isinstance(answer, (int, float)) and answer >= least:  # which NaN never is
-                return answer
-            problem = f"it answers {answer!r} about {question.name!r}"
+            answer: object = self._policy.keep_alive_s(idle)
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises must not stop the loop
-            problem = _said(error)
+            answer = error
+        if isinstance(answer, (int, float)) and answer >= 0:  # which NaN is not either
+            return answer
+        return self._turn_to_the_spare(answer, idle.name).keep_alive_s(idle)
+
+    def _turn_to_the_spare(self, answer: object, name: str) -> Policy:
+        problem = _said(answer) if isinstance(answer, Exception) else f"it answers {answer!r} about {name!r}"
         logger.warning(
             "policy %r failed, going by %r from now on: %s", self._policy_id, self._spare_id, problem
         )
-        self._policy, self._spare = self._spare, None
-        return method(self._policy)(question)
+        self._policy, self._policy_id = self._spare, self._spare_id
+        return self._spare
 
 
 def _said(error: Exception) -> str:

@@ -56,6 +56,8 @@ class _Memory:
     def arrive(self, now: float, place: _Place) -> None:
         while self._room_s <= now:
             self._serve_queue(self._room_s)
+        if 0 < place.idle_s < now and not place.waiting_s:
+            place.history = place.history.after_idling(now - place.idle_s)
         place.history = place.history.after_use(now)
         if place.loaded_s is not None:
             self._serve(place, now)
@@ -123,4 +125,6 @@ class _Memory:
             cold_cost_s=place.model.cold_cost_s,
             rate=place.history.rate(now),
             last_use_s=place.idle_s,
+            idle_s=now - place.idle_s,
+            gaps_s=place.history.gaps_s,
         )
