@@ -38,6 +38,8 @@ def test_the_verdict_before_the_first_start(narrow: Platform) -> None:
 def test_one_model_makes_room_for_the_other_and_needs_are_remembered(narrow: Platform) -> None:
     narrow.post(f"/api/models/{LLM}/load")
     assert fit(narrow, LLM)["fits"] == "loaded"
+    listed = subprocess.run(narrow.command("ps"), capture_output=True, text=True, check=True).stdout
+    assert listed.splitlines()[-1].endswith("of 800.0 MB")
     told = fit(narrow, VOICE)
     assert (told["fits"], told["would_go"][-1]) == ("after evictions", LLM)
     shown = subprocess.run(

@@ -103,7 +103,7 @@ def test_load_ps_and_stop_follow_a_model_through_its_life(run: CommandLine) -> N
     head, *lines = run("ps").stdout.splitlines()
     (line,) = [line for line in lines if line.startswith(CLERK)]
     assert head.startswith("MODEL") and head.endswith("UNLOADS IN")
-    assert line.split()[1:4] == ["ready", "-", "shout"]
+    assert line.split()[1:3] == ["ready", "-"] and "shout" in line.split()
     assert run("stop", CLERK).stdout == f"{CLERK} is cold\n"
     assert state(run) == "cold"
     assert run("logs", CLERK).returncode == 0

@@ -155,6 +155,10 @@ async def test_replicas_are_listed(lab: Lab) -> None:
     listed = (await lab.ask("GET", "/api/replicas")).json()
     (replica,) = listed["replicas"]
     assert (replica["id"], replica["model"], replica["state"]) == ("r1", CHAT, "ready")
+    assert listed["memory"] == {
+        "cpu": {"budget_bytes": 8_000_000_000, "held_bytes": 1_500_000_000},
+        "cuda:0": {"budget_bytes": None, "held_bytes": 0},
+    }
     assert listed["zygotes"] == [{"engine": "glove", "pid": 7, "warm": True, "memory_bytes": 1000}]
 
 

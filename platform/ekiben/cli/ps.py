@@ -32,8 +32,12 @@ def ps(session: Session, as_json: bool) -> None:
         "UNLOADS IN",
     )
     echo_table(titles, [_row(model) for model in models], empty="no model runs: the first request starts one")
-    for zygote in platform.get("/api/replicas")["zygotes"]:
+    processes = platform.get("/api/replicas")
+    for zygote in processes["zygotes"]:
         click.echo(f"kept warm: {zygote['engine']}, {format_bytes(zygote['memory_bytes'])}")
+    for device, memory in processes["memory"].items():
+        budget = "" if memory["budget_bytes"] is None else f" of {format_bytes(memory['budget_bytes'])}"
+        click.echo(f"memory of {device}: {format_bytes(memory['held_bytes'])}{budget}")
     for model in models:
         if model.get("error"):
             click.echo(f"{model['name']}: {model['error']}", err=True)

@@ -196,6 +196,9 @@ class FleetPort(Protocol):
         """The catalog has a new spec for a model: what runs goes once a replica of the new spec is ready,
         and no request fails for it. Returns at once."""
 
+    def memory(self) -> Mapping[str, tuple[int | None, int]]:
+        """By device: the budget, None without one, and what is held of it. Advisory."""
+
     async def fit(self, model: str) -> Fit:
         """Whether it fits now, and who would go. Advisory; raises ModelNotFound.
 

@@ -176,7 +176,11 @@ class Api:
     async def _list_replicas(self, exchange: Exchange, _: str) -> None:
         replicas = [asdict(r) for status in self._fleet.snapshot() for r in status.replicas]
         zygotes = [asdict(zygote) for zygote in self._fleet.zygotes()]
-        await exchange.answer(json_answer({"replicas": replicas, "zygotes": zygotes}))
+        memory = {
+            device: {"budget_bytes": budget_bytes, "held_bytes": held_bytes}
+            for device, (budget_bytes, held_bytes) in self._fleet.memory().items()
+        }
+        await exchange.answer(json_answer({"replicas": replicas, "zygotes": zygotes, "memory": memory}))
 
     async def _list_engines(self, exchange: Exchange, _: str) -> None:
         await exchange.answer(json_answer(await asyncio.to_thread(self._engines)))
