@@ -115,7 +115,7 @@ class World:
 
     async def use(self, model: str) -> None:
         self.prewarmer.used(model)
-        await asyncio.sleep(0)  # what follows from it is done after the request
+        await self.prewarmer.settled()  # what follows from it is done after the request
 
     def at(self, moment: datetime) -> None:
         self.clock.at = moment
@@ -250,6 +250,14 @@ async def test_a_model_that_left_the_catalog_is_forgotten(world: World) -> None:
     world.at(START + timedelta(seconds=30))
     assert world.outcomes() == ["skipped"]
     await world.use("voice")
+
+
+async def test_a_model_that_leaves_the_catalog_meanwhile_is_not_started(world: World) -> None:
+    world.prewarmer.used("chat")
+    world.fleet.unknown.add("voice")
+    await world.prewarmer.settled()
+    assert world.fleet.prewarmed == []
+    assert world.prewarmer.as_json()["prewarms"] == []
 
 
 async def test_nothing_is_started_after_the_end(world: World) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -115,6 +115,7 @@ class Prewarmer(Witness):
         self._since = self._local_now()
         self._fleet: Fleet | None = None
         self._task: asyncio.Task[None] | None = None
+        self._looking: set[asyncio.Task[None]] = set()
         self._open: dict[str, Note] = {}
         self._notes: deque[Note] = deque(maxlen=NOTES_KEPT)
         self._patterns: dict[tuple[str, str], Pattern] = {}
@@ -128,9 +129,16 @@ class Prewarmer(Witness):
     async def stop(self) -> None:
         """Nothing is started any more."""
         self._fleet = None
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        tasks = self._looking | ({self._task} if self._task is not None else set())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def settled(self) -> None:
+        """Return when it is found out who follows the requests so far."""
+        if self._looking:
+            await asyncio.wait(self._looking)
 
     def as_json(self) -> dict[str, Any]:
         """What was started ahead lately, newest first, and the patterns that are believed."""
@@ -156,8 +164,9 @@ class Prewarmer(Witness):
             self._close(note, Outcome.USED)
         at = self._clock.now().timestamp()
         if self._diary.note(model, at) and self._by_pattern and self._fleet is not None:
-            # after the request, which does not wait for this
-            asyncio.get_running_loop().call_soon(self._start_followers, model)
+            task = asyncio.create_task(self._start_followers(model), name=f"followers of {model}")
+            self._looking.add(task)
+            task.add_done_callback(self._looking.discard)
 
     def intended(self, model: str) -> None:
         if self._is_cold(model):
@@ -169,29 +178,33 @@ class Prewarmer(Witness):
 
     # Patterns
 
-    def _start_followers(self, leader: str) -> None:
-        for spec, pattern in self._followers(leader):
-            self._start(Note(spec.name, Trigger.PATTERN, self._clock.now(), leader), pattern.window_s)
-
-    def _followers(self, leader: str) -> Iterator[tuple[ModelSpec, Pattern]]:
-        """Of the models that are cold now."""
-        leads = self._diary.of(leader)
-        if len(leads) < 2 * LEAST_HITS:
-            return
+    async def _start_followers(self, leader: str) -> None:
+        """Look at one model after the other, and let requests pass in between."""
+        leads = self._diary.of(leader)[:-1]
         for spec in self._models.specs():
-            follows = self._diary.of(spec.name)
-            if spec.name == leader or len(follows) < 2 * LEAST_HITS or not self._is_cold(spec.name):
-                continue
-            burden = self._burden(spec)
-            pattern = None if burden is None else find_pattern(leads[:-1], follows, burden=burden)
-            if pattern is None:
-                self._patterns.pop((leader, spec.name), None)
-            else:
-                self._patterns[leader, spec.name] = pattern
-                yield spec, pattern
+            await asyncio.sleep(0)
+            if spec.name != leader and (pattern := self._pattern(leader, leads, spec)) is not None:
+                self._start(Note(spec.name, Trigger.PATTERN, self._clock.now(), leader), pattern.window_s)
+
+    def _pattern(self, leader: str, leads: Sequence[float], spec: ModelSpec) -> Pattern | None:
+        """Of models that are cold now."""
+        follows = self._diary.of(spec.name)
+        if min(len(leads), len(follows)) < 2 * LEAST_HITS or not self._is_cold(spec.name):
+            return None
+        burden = self._burden(spec)
+        pattern = None if burden is None else find_pattern(leads, follows, burden=burden)
+        if pattern is None:
+            self._patterns.pop((leader, spec.name), None)
+        else:
+            self._patterns[leader, spec.name] = pattern
+        return pattern
 
     def _is_cold(self, model: str) -> bool:
-        return self._fleet is not None and self._fleet.status(model).state in GONE
+        """What left the catalog is not there either."""
+        try:
+            return self._fleet is not None and self._fleet.status(model).state in GONE
+        except EkibenError:
+            return True
 
     # Schedules
 
@@ -256,11 +269,7 @@ class Prewarmer(Witness):
     def _look_after(self) -> None:
         """Those that have left, or never came up, were for nothing."""
         for note in list(self._open.values()):
-            try:
-                gone = self._is_cold(note.model)
-            except EkibenError:
-                gone = True
-            if gone:
+            if self._is_cold(note.model):
                 self._close(note, _missed(note))
 
     def _close(self, note: Note, outcome: Outcome) -> None:
