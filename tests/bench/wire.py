@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 HEAD_END: Final = b"\r\n\r\n"
 LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 PATIENCE_S: Final = 60
-LAST_CHUNK: Final = b"0\r\n\r\n"
+LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
 
 
 def request(path: str, body: dict[str, Any]) -> bytes:
