@@ -62,6 +62,6 @@ def _cheapest_s(gaps_s: Sequence[float], break_even_s: float, least_s: float, lo
         longer -= weight
         sum_s += weight * gap_s
         cost = break_even_s * longer + sum_s + gap_s * longer
-        if cost < least_cost and gap_s > least_s:
+        if cost < least_cost:
             best_s, least_cost = gap_s * MARGIN, cost
     return best_s
