@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ekiben.contract import Idle, Resident
@@ -71,7 +71,6 @@ def test_idle_times_beyond_the_cap_are_not_outlived() -> None:
 gaps = st.lists(st.integers(0, 2000).map(float), min_size=3, max_size=30)
 
 
-@settings(deadline=None)  # tries hundreds of times for each example
 @given(gaps, st.floats(0, 3000))
 def test_no_keep_alive_would_have_cost_less(gaps_s: list[float], break_even: float) -> None:
     chosen_s = keep_alive_s(gaps_s, break_even_s=break_even, least_s=0.0) / MARGIN
