@@ -18,7 +18,6 @@ ROOT = Path(__file__).parents[2]
     ("name", "options"),
     [
         ("smollm2-135m-instruct", {"context": 512, "parallel": 1}),
-        ("smollm2-135m-instruct", {"context": 8192, "parallel": 4}),
         ("smollm2-135m-instruct", {"context": 2048, "parallel": 8, "kv_cache": "q8_0"}),
         ("all-minilm-l6-v2", {}),
         ("whisper-base", {}),
