@@ -115,6 +115,14 @@ class Mayfly:
         return path.read_text().splitlines() if path.exists() else []
 
 
+def hear(body: IO[bytes], word: str) -> None:
+    """Read until the word was spoken, over what is said of the wait for the model."""
+    line = b": "
+    while f'"{word} "'.encode() not in line:
+        assert line, f"the answer ended before {word!r}"
+        line = body.readline()
+
+
 def is_alive(pid: int) -> bool:
     """Whether it runs: a process that has ended and was not waited for does not."""
     try:
@@ -126,5 +134,5 @@ def is_alive(pid: int) -> bool:
 def last_event(body: bytes) -> dict[str, Any]:
     """The content of a stream's last event, which must be whole."""
     assert body.endswith(b"\n\n"), body[-200:]
-    event: dict[str, Any] = json.loads(body.rstrip().rpartition(b"\n\n")[2].removeprefix(b"data: "))
+    event: dict[str, Any] = json.loads(body.strip().rpartition(b"\n\n")[2].removeprefix(b"data: "))
     return event

@@ -247,6 +247,7 @@ def test_d8_locked_or_slow_in_mid_run(tmp_path: Path, start: Callable[..., Platf
         assert patient.result().ask() == "hello", "the lock was given back in time"
 
 
+@pytest.mark.slow
 def test_d8_locked_at_the_start(tmp_path: Path, start: Callable[..., Platform]) -> None:
     home = tmp_path / "h"
     platform = start(home)

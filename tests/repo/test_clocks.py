@@ -21,7 +21,6 @@ STEADY = {"loop"}
 BY_THE_CALENDAR = {
     "platform/ekiben/fleet/prewarm.py",  # cron lines mean the time of day
     "platform/ekiben/fleet/histories.py",  # over a restart there is no other clock
-    "platform/ekiben/fleet/berths.py",  # births of processes are compared
 }
 
 

@@ -63,6 +63,9 @@ class Berth:
     report_fd: int
     """The process's end."""
     log_fd: int
+    log: Path
+    log_begin: int
+    """How many bytes of it are of earlier processes."""
 
     @property
     def order_path(self) -> Path:
@@ -118,7 +121,8 @@ class Berths:
         try:
             order = self._order(replica_id, plan, folder, theirs.fileno(), go=go)
             (folder / ORDER_FILE).write_text(order.model_dump_json(), encoding="utf-8")
-            log_fd = open_log(log_path(self._logs, plan.model.name))
+            log = log_path(self._logs, plan.model.name)
+            log_fd = open_log(log)
         except BaseException:
             channel.close()
             theirs.close()
@@ -132,6 +136,8 @@ class Berths:
             channel=channel,
             report_fd=theirs.detach(),
             log_fd=log_fd,
+            log=log,
+            log_begin=os.fstat(log_fd).st_size,
         )
 
     def leftovers(self) -> list[Leftover]:

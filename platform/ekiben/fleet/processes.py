@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from ekiben.contract.parent import adopt_orphans
 from ekiben.fleet.berths import Berth
 from ekiben.fleet.devices import held_on
+from ekiben.fleet.last_words import last_words
 from ekiben.runtime.footprint import children, descendants, host_bytes
 from ekiben.runtime.protocol import GO, Report
 
@@ -50,6 +51,7 @@ class ReplicaProcess:
         self._on_exit = on_exit
         self._on_early_end = on_early_end
         self._ended = False
+        self._asked_to_end = False
         self._buffer = b""
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(berth.channel, self._read_reports)
@@ -97,6 +99,7 @@ class ReplicaProcess:
         if self.pid is None:
             self._on_early_end()
             return
+        self._asked_to_end = True
         # The session, so that what the engine started goes too. Not reaped yet: the id is still ours.
         try:
             os.killpg(self.pid, number)
@@ -128,7 +131,13 @@ class ReplicaProcess:
         code = self._wait()
         self._read_reports()  # what it said last may still lie there
         self._clear()
-        self._on_exit(describe_exit(code))
+        self._on_exit(self._describe_end(code))
+
+    def _describe_end(self, code: int) -> str:
+        words = last_words(self._berth.log, since_byte=self._berth.log_begin)
+        if self._asked_to_end or not words:
+            return describe_exit(code)
+        return f"{describe_exit(code)}; its log ends with: {words}"
 
     def _clear(self) -> None:
         self._ended = True

@@ -29,6 +29,7 @@ _WRONG_USAGE: Final = 2
 _WITHOUT_THE_WHOLE_WHEEL: Final = ("--use-feature", "fast-deps")
 """Where an index has no separate metadata, pip reads the end of the wheel instead of all of it."""
 _CONFIG_LINE: Final = re.compile(r"(?P<section>[^=]*?)\.(?P<name>[a-z-]+)=(?P<value>.*)")
+_BROKEN_CONNECTION: Final = re.compile(r"after connection broken by '(?P<reason>.*)': ")
 _SECTIONS: Final = ("global", "install", "download", ":env:")
 _SETTINGS_OF_PIP: Final = {
     "PIP_NO_INPUT": "1",
@@ -142,7 +143,17 @@ def _check(process: subprocess.Popen[str], complaints: str, *, purpose: str) -> 
         raise OSError(errno.ENOSPC, "No space left on device")
     lines = [line.strip() for line in complaints.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")] or lines[-1:]
+    errors = [*_why_unreachable(lines), *errors]
     raise FetchFailed(f"pip could not {purpose}: {' / '.join(errors)[:400] or 'it did not say why'}")
+
+
+def _why_unreachable(lines: list[str]) -> list[str]:
+    """An index that cannot be reached has no versions of anything; pip tells why in its warnings only."""
+    warnings = [line.removeprefix("WARNING: ") for line in lines if line.startswith("WARNING: ")]
+    if not warnings or not any("(from versions: none)" in line for line in lines):
+        return []
+    broken = _BROKEN_CONNECTION.search(warnings[-1])
+    return [broken["reason"] if broken else warnings[-1]]
 
 
 def _wheel(pin: str, download: Mapping[str, Any]) -> Wheel:
