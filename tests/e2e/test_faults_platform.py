@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import openai
 import psutil
 import pytest
 
@@ -178,3 +179,75 @@ def test_d3_orphans_end_when_no_platform_comes(start: Start, tmp_path: Path) -> 
     platform.kill()
     wait_until(lambda: None if is_alive(pid) else True, "the orphan to end", timeout_s=30)
     assert platform.processes() == []
+
+
+# D2
+
+
+@pytest.fixture
+def watchful(start: Start) -> Platform:
+    """Gives a replica that hangs up soon."""
+    return start("--hang-s", "2")
+
+
+def suspend(fly: Mayfly) -> int:
+    pid = fly.pid
+    psutil.Process(pid).suspend()
+    return pid
+
+
+def test_d2_hung_replica_is_replaced_and_others_serve(watchful: Platform, tmp_path: Path) -> None:
+    hung, other = Mayfly(watchful, "hung", tmp_path), Mayfly(watchful, "other", tmp_path)
+    hung.ask()
+    other.ask()
+    pid = suspend(hung)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(answer_or_error, hung)
+        while is_alive(pid) and not answer.done():
+            assert other.ask() == "hello"
+        wait_until(lambda: None if is_alive(pid) else True, "the hung one to be ended", timeout_s=60)
+        code = answer.result()
+    assert code in ("hello", "replica_died"), "what it had may not be repeated; what it had not, is answered"
+    assert hung.ask() == "hello"
+    assert hung.pid != pid and len(hung.living) == 1
+
+
+def answer_or_error(fly: Mayfly) -> str | None:
+    try:
+        return fly.ask()
+    except openai.APIStatusError as error:
+        return error.code
+
+
+def test_d2_replica_that_goes_on_in_time_keeps_its_model(start: Start, tmp_path: Path) -> None:
+    platform = start("--hang-s", "60")
+    fly = Mayfly(platform, "fly", tmp_path)
+    fly.ask()
+    pid = suspend(fly)
+    try:
+        found = f"replica {fly.status['replicas'][0]['id']} does not answer"
+        wait_until(
+            lambda: found in platform.log.read_text() or None, "the silence to be noticed", timeout_s=40
+        )
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(fly.ask)
+            wait_until(lambda: fly.status["waiting"] == 1 or None, "the request to wait: none is sent there")
+            psutil.Process(pid).resume()
+            assert answer.result() == "hello"
+    finally:
+        if is_alive(pid):
+            psutil.Process(pid).resume()
+    assert fly.pid == pid and len(fly.loads) == 1
+
+
+def test_d2_replica_that_hangs_in_native_code_is_ended(watchful: Platform, tmp_path: Path) -> None:
+    """Its process runs, but answers nothing any more."""
+    fly = Mayfly(watchful, "fly", tmp_path)
+    with fly.stream("one !block") as body:
+        hear(body, "one")
+        pid = fly.pid
+        rest = body.read()
+    assert b"[DONE]" not in rest
+    assert last_event(rest)["error"]["code"] == "replica_died"
+    wait_until(lambda: None if is_alive(pid) else True, "its end", timeout_s=60)
+    assert fly.ask() == "hello"
