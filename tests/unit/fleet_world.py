@@ -38,12 +38,14 @@ from ekiben.fleet.events import (
     Reported,
     Shutdown,
     Silent,
+    Sleep,
     Spare,
     SpareZygote,
     Stop,
     StopZygote,
     Terminate,
     Tick,
+    Wake,
     Want,
     Withdraw,
 )
@@ -77,7 +79,7 @@ WEIGHTS = (
 """How often each thing happens."""
 OUTCOMES = ("ok", "ok", "ok", "news", "fetch", "engine")
 RARELY = (False, False, False, False, True)
-NEEDS = {"small": 30, "quick": 40, "large": 80, "many": 20, "pinned": 25, "never": 150}
+NEEDS = {"small": 30, "quick": 40, "large": 80, "many": 20, "pinned": 25, "never": 150, "sleeper": 50}
 TERMS = {
     "small": Terms(keep_alive_s=30.0),
     "quick": Terms(keep_alive_s=0.0),
@@ -85,6 +87,7 @@ TERMS = {
     "many": Terms(keep_alive_s=60.0, max_replicas=3, concurrency=1),
     "pinned": Terms(keep_alive_s=float("inf"), pinned=True),
     "never": Terms(),
+    "sleeper": Terms(keep_alive_s=20.0),
 }
 MODELS = sorted(NEEDS)
 KNOWN = {"small", "many", "never"}
@@ -103,7 +106,11 @@ class Choose(Protocol):
 
 
 ESTIMATES = {model: Report(stage=Stage.STARTING, host_bytes=need) for model, need in NEEDS.items()}
-READY = {model: Report(stage=Stage.READY, host_bytes=need) for model, need in NEEDS.items()}
+READY = {
+    model: Report(stage=Stage.READY, host_bytes=need, sleeps=model == "sleeper")
+    for model, need in NEEDS.items()
+}
+SLEPT = Report(stage=Stage.SLEPT, host_bytes=5)
 
 
 @dataclass
@@ -117,6 +124,8 @@ class Process:
     reported: bool = False
     ready: bool = False
     silent: bool = False
+    told_to_sleep: bool = False
+    slept: bool = False
     terminated: bool = False
     killed: bool = False
 
@@ -140,7 +149,8 @@ class Outside:
 
     def held(self) -> int:
         """By processes that were told to load, as their models' needs have it."""
-        return sum(NEEDS[process.model] for process in self.processes.values() if process.go)
+        loaded = [process for process in self.processes.values() if process.go]
+        return sum(5 if process.slept else NEEDS[process.model] for process in loaded)
 
 
 class FleetWorld:
@@ -231,7 +241,11 @@ class FleetWorld:
 
     def step(self, replica: str) -> None:
         process = self.world.processes[replica]
-        if process.ready:
+        if process.told_to_sleep and not process.slept:
+            process.slept = not process.terminated
+            self.send(Reported(replica, SLEPT))
+            return
+        if process.ready or process.slept:
             return
         if not process.reported:
             process.reported = True
@@ -326,7 +340,7 @@ class FleetWorld:
             replica: Process(process.model, 0, self.now, go=True, reported=True, ready=True)
             for replica, process in self.world.processes.items()
             if process.ready and not process.silent and not process.terminated
-        }
+        }  # of one that slept nobody knows what it would take
         self.world = Outside(processes=survivors)
         self.core = self.make_core()
         for replica, process in survivors.items():
@@ -354,6 +368,10 @@ class FleetWorld:
                     del self.world.open[ticket]
                 case Terminate(replica):
                     self.terminate(replica)
+                case Sleep(replica):
+                    self.told_to_sleep(replica)
+                case Wake(replica):
+                    self.told_to_wake(self.world.processes[replica])
                 case Kill(replica):
                     process = self.world.processes[replica]
                     assert not process.ready or process.terminated or process.silent
@@ -380,6 +398,19 @@ class FleetWorld:
     def told_to_go(self, process: Process) -> None:
         assert not process.go and not process.terminated
         process.go = True
+        zygotes = 15 * len(self.world.zygotes)
+        assert self.world.held() + zygotes <= self.budget, "memory above the budget"
+
+    def told_to_sleep(self, replica: str) -> None:
+        process = self.world.processes[replica]
+        assert process.ready and not process.terminated
+        assert process.model == "sleeper"
+        assert replica not in self.world.leases.values(), "a busy replica was put to sleep"
+        process.told_to_sleep, process.ready = True, False
+
+    def told_to_wake(self, process: Process) -> None:
+        assert process.slept and not process.terminated
+        process.slept = process.told_to_sleep = False
         zygotes = 15 * len(self.world.zygotes)
         assert self.world.held() + zygotes <= self.budget, "memory above the budget"
 
@@ -442,7 +473,8 @@ class FleetWorld:
 
     def accounts_are_of_those_who_are_there(self) -> None:
         admitted = {r.id: r for r in self.core.replicas.values() if r.admitted}
-        held = sum(self.core.ledger.holding(r)["cpu"] for r in admitted)
+        held = sum(self.core.ledger.holding(r)["cpu"] for r in self.core.replicas if r in self.core.ledger)
+        assert all(r in self.core.ledger for r in admitted)
         zygotes = 15 * len(self.world.zygotes)
         assert self.core.ledger.held.get("cpu", 0) == held + zygotes
 

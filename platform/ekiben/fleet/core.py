@@ -46,7 +46,7 @@ from ekiben.fleet.events import (
     Want,
     Withdraw,
 )
-from ekiben.fleet.ledger import Ledger, Place
+from ekiben.fleet.ledger import HOST, Ledger, Place
 from ekiben.fleet.life import Life
 from ekiben.fleet.policy.history import History
 from ekiben.fleet.requests import Requests
@@ -266,7 +266,11 @@ class FleetCore:
         if model.called_for:
             model.wanted = Purpose.REQUEST
         outdated = [replica for replica in model.replicas.values() if replica.outdated]
-        if any(not replica.outdated for replica in model.replicas.values()):
+        slept = [r for r in model.replicas.values() if r.state is State.SLEPT and not r.outdated]
+        if slept and model.wanted is not None:
+            self._life.wake(slept[0], model.wanted, now)
+            return
+        if len(outdated) + len(slept) < len(model.replicas):
             return  # the old process has to end first
         if any(waiter.want is Want.WEIGHTS for waiter in model.waiting.values()) or model.wanted is not None:
             self._life.begin(model, model.wanted or Purpose.REQUEST, now)
@@ -292,11 +296,11 @@ class FleetCore:
     def _drain_what_is_not(self, model: ModelState, now: float) -> None:
         ready = [replica for replica in model.current if replica.state is State.READY]
         for replica in list(model.replicas.values()):
-            if replica.outdated and (ready or replica.starting):
+            if replica.outdated and (ready or replica.starting or replica.state is State.SLEPT):
                 self._life.drain(replica, now, evicted=True)
         if ready and now >= self._unload_at(model):
             for replica in ready[model.terms.min_replicas :]:
-                self._life.drain(replica, now)
+                self._life.nap(replica, now, evicted=False, host_free=self.ledger.free(HOST))
         elif len(ready) > 1:
             self._scale_in(model, ready, now)
 
@@ -342,6 +346,7 @@ class FleetCore:
             alarms.append(self._life.kill_at(replica))
             if replica.state is State.DRAINING and not replica.terminated:
                 alarms.append(replica.drain_by)
+            alarms += (replica.asleep_by, replica.slept_until)
             if model.waiting:
                 alarms.append(replica.suspect_until)
         return alarms

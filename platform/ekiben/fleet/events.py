@@ -249,6 +249,20 @@ class Go:
 
 
 @dataclass(frozen=True, slots=True)
+class Sleep:
+    """Have the replica give its device back and keep its process."""
+
+    replica_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Have a slept replica take its device again, for which it has the memory."""
+
+    replica_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Terminate:
     """Ask the process to end."""
 
@@ -328,6 +342,8 @@ Effect: TypeAlias = (
     Prepare
     | Launch
     | Go
+    | Sleep
+    | Wake
     | Terminate
     | Kill
     | StopZygote

@@ -22,6 +22,7 @@ from ekiben.fleet.events import (
     RanOut,
     Replace,
     Reported,
+    Sleep,
     Started,
     StartFailed,
     Terminate,
@@ -45,6 +46,8 @@ EVICTION_DRAIN_S = 600.0
 """Requests on a replica that goes for another model are cut off only after so long."""
 UNASKED_PAUSE_S = 5.0
 """A start that nobody waits for, and that did not come off, is tried again after so long at the earliest."""
+LONGEST_SLEEP_S = 4 * 3600.0
+"""A slept replica that nobody wakes goes after so long; sooner, when its memory is wanted."""
 SMOOTHING = 0.3
 """Share of the newest value in what is kept of cold costs and service times."""
 
@@ -163,9 +166,13 @@ class Life:
 
     def reported(self, event: Reported, now: float) -> None:
         replica = self._state.replicas.get(event.replica_id)
-        if replica is None or replica.state is State.DRAINING:
+        if replica is None:
             return
         report = event.report
+        if report.stage is Stage.SLEPT and replica.naps and not replica.terminated:
+            self._fell_asleep(replica, report, now)
+        if replica.state in (State.DRAINING, State.SLEPT) or report.stage is Stage.SLEPT:
+            return
         if report.stage is Stage.FAILED:
             replica.last_words = report.error
             replica.out_of_memory = report.out_of_memory
@@ -190,6 +197,8 @@ class Life:
 
     def _became_ready(self, replica: Replica, report: Report, now: float) -> None:
         model = replica.model
+        woken, replica.naps = replica.naps, False
+        replica.sleeps = report.sleeps
         replica.state = State.READY
         replica.start_by = math.inf
         replica.idle_since = replica.ready_at = now
@@ -199,11 +208,54 @@ class Life:
             self._state.emit(Started(replica.id, replica.timeline.done_s))
         done_s = replica.timeline.done_s
         cost_s = done_s.get(Step.STARTING.value, 0.0) + done_s.get(Step.LOADING.value, 0.0)
-        model.cold_cost_s += SMOOTHING * (cost_s - model.cold_cost_s)
+        if woken:
+            model.wake_cost_s = cost_s
+        else:
+            model.cold_cost_s += SMOOTHING * (cost_s - model.cold_cost_s)
         model.failure = None
         model.failures = 0
         if report.host_bytes is not None:
             self._holds(replica, _memory(report, replica.device))
+
+    # Sleep
+
+    def nap(self, replica: Replica, now: float, *, evicted: bool, host_free: float) -> None:
+        """Have it leave its device as `drain` does, but keep its process, if that pays and there is room
+        for what it would hold on the host."""
+        model = replica.model
+        held = self._state.ledger.holding(replica.id)
+        expected = sum(held.values()) if model.slept_bytes is None else model.slept_bytes
+        pays = model.wake_cost_s is None or model.wake_cost_s < model.cold_cost_s
+        fits = expected - held.get(HOST, 0) <= host_free
+        naps = replica.state is State.READY and replica.sleeps and not replica.outdated and pays and fits
+        self.drain(replica, now, evicted=evicted)
+        replica.naps |= naps
+
+    def _fell_asleep(self, replica: Replica, report: Report, now: float) -> None:
+        replica.state = State.SLEPT
+        replica.asleep_by = math.inf
+        replica.slept_until = now + LONGEST_SLEEP_S
+        memory = _memory(report, replica.device)
+        replica.holds = memory
+        replica.model.slept_bytes = memory[HOST]
+        self._state.ledger.write(replica.id, memory)
+        self._state.tell(replica.model)
+
+    def wake(self, replica: Replica, purpose: Purpose, now: float) -> None:
+        """It claims its device again."""
+        replica.purpose = purpose
+        replica.model.wanted = None
+        replica.state = State.STARTING
+        replica.admitted = False
+        replica.claims_since = math.inf
+        replica.slept_until = math.inf
+        replica.timeline = Timeline(now)
+        assert replica.need is not None, "it was loaded before it slept"
+        replica.places = (Place(replica.device, replica.need),)
+        self.claims.append(replica)
+        self._state.tell(replica.model)
+
+    # The first answer
 
     def began_to_answer(self, replica: Replica, now: float) -> None:
         """The end of a start, if it was one."""
@@ -234,7 +286,7 @@ class Life:
         self._remove(replica)
         if replica.state is State.READY:
             self._died(replica, event.reason, now)
-        elif replica.state is not State.DRAINING:
+        elif replica.state not in (State.DRAINING, State.SLEPT):
             # Who was killed from here has no `start_by` any more.
             by_the_system = event.killed and replica.state is State.LOADING and replica.start_by < math.inf
             out_of_memory = replica.out_of_memory or by_the_system
@@ -308,6 +360,8 @@ class Life:
         """No new requests; it ends when those that it has are over. One without a process is just gone."""
         if replica.state is State.DRAINING:
             return
+        if replica.state is State.SLEPT:
+            replica.naps = False
         if not replica.launched:
             self._remove(replica)
         else:
@@ -326,6 +380,7 @@ class Life:
         model.wanted = None
         for replica in list(model.replicas.values()):
             self.drain(replica, now)
+            replica.naps = False
             replica.drain_by = min(replica.drain_by, now + self._state.rules.drain_s)
 
     def replace(self, event: Replace, now: float) -> None:
@@ -346,11 +401,10 @@ class Life:
 
     def settle(self, replica: Replica, now: float) -> None:
         """What time asks of a replica."""
+        if replica.state is State.SLEPT and now >= replica.slept_until:
+            self.drain(replica, now)
         if replica.state is State.DRAINING and not replica.terminated:
-            if not replica.leases or now >= replica.drain_by:
-                replica.terminated = True
-                replica.kill_at = now + TERMINATE_GRACE_S
-                self._state.emit(Terminate(replica.id))
+            self._go_on_draining(replica, now)
         elif now >= self.kill_at(replica):
             if now >= replica.start_by:
                 replica.last_words = f"it was not ready after {self._state.rules.start_timeout_s:g} s"
@@ -360,6 +414,21 @@ class Life:
             if math.isfinite(replica.silent_since):
                 replica.silent_since = now  # once more after as long again, should it survive
             self._state.emit(Kill(replica.id))
+
+    def _go_on_draining(self, replica: Replica, now: float) -> None:
+        if replica.naps and replica.asleep_by < math.inf:
+            if now < replica.asleep_by:
+                return
+        elif replica.leases and now < replica.drain_by:
+            return
+        elif replica.naps and not replica.leases:
+            replica.asleep_by = now + self._state.rules.hang_s
+            self._state.emit(Sleep(replica.id))
+            return
+        replica.naps = False
+        replica.terminated = True
+        replica.kill_at = now + TERMINATE_GRACE_S
+        self._state.emit(Terminate(replica.id))
 
     def kill_at(self, replica: Replica) -> float:
         """When a process that does not do what it should is ended."""

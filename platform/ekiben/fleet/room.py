@@ -11,8 +11,8 @@ from functools import partial
 
 from ekiben.errors import InsufficientMemory
 from ekiben.fleet.admission import Admit, Claim, Evict, Holder, Refuse, Wait, decide, plan_of
-from ekiben.fleet.events import Evicted, Go, Launch, StopZygote
-from ekiben.fleet.ledger import Place, relieve
+from ekiben.fleet.events import Evicted, Go, Launch, StopZygote, Wake
+from ekiben.fleet.ledger import HOST, Place, relieve
 from ekiben.fleet.life import Life
 from ekiben.fleet.state import FleetState, ModelState, Purpose, Replica
 from ekiben.fleet.timeline import Step, Timeline
@@ -61,9 +61,10 @@ class Room:
     def _decide(self, replica: Replica, reserved: dict[str, float], promised: set[str], now: float) -> None:
         """`reserved` and `promised`: free memory, and accounts about to be closed, of earlier claims."""
         ledger = self._state.ledger
+        own = ledger.holding(replica.id)  # of one that is asleep
         verdict = decide(
             _claim_of(replica),
-            free=lambda device: ledger.free(device) - reserved.get(device, 0),
+            free=lambda device: ledger.free(device) - reserved.get(device, 0) + own.get(device, 0),
             budget=ledger.budget,
             holders=[h for h in self._holders(replica, now) if h.account not in promised],
             worth=self._state.policy.worth,
@@ -109,7 +110,9 @@ class Room:
         replica.awaits = frozenset()
         replica.start_by = now + self._state.rules.start_timeout_s
         replica.timeline.enter(Step.STARTING, now)
-        if replica.launched:
+        if replica.naps:
+            self._state.emit(Wake(replica.id))
+        elif replica.launched:
             self._state.emit(Go(replica.id))
         else:
             self._launch(replica, go=True)
@@ -139,7 +142,9 @@ class Room:
         victim = self._state.replicas[account]
         if victim.state is not State.DRAINING:
             self._state.emit(Evicted(victim.model.name, victim.id, claimant.model.name))
-            self._life.drain(victim, now, evicted=True)
+            wanted = (claimant.need or {}).get(HOST, 0)
+            free = self._state.ledger.free(HOST) - wanted
+            self._life.nap(victim, now, evicted=True, host_free=free)
 
     def fit(self, model: ModelState, places: tuple[Place, ...], engine: str, now: float) -> Fit:
         """What would be decided if somebody asked for the model now, and had waited long enough."""
@@ -218,7 +223,7 @@ class Room:
             busy=bool(replica.leases) and not superseded,
             service_s=model.service_s,
             rate=model.history.rate(now),
-            cold_cost_s=model.cold_cost_s,
+            cold_cost_s=_spared_s(replica),
             last_use_s=replica.idle_since,
             idle_s=0.0 if replica.leases else max(0.0, now - replica.idle_since),
             gaps_s=model.history.gaps_s,
@@ -226,6 +231,8 @@ class Room:
 
     def _movable_at(self, replica: Replica, claimant: Replica, superseded: bool) -> float:
         if superseded:
+            return -math.inf
+        if replica.state is State.SLEPT:
             return -math.inf
         if replica.state is not State.READY or claimant.purpose is Purpose.REPLACE:
             return math.inf  # a new spec is no reason to harm others
@@ -259,7 +266,13 @@ def _claim_of(replica: Replica) -> Claim:
 
 def _fixed(replica: Replica) -> bool:
     """Pinned, or one of the least number that the model's terms name."""
-    if replica.outdated:
+    if replica.outdated or replica.state is State.SLEPT:
         return False
     terms = replica.model.terms
     return terms.pinned or len(replica.model.current) <= terms.min_replicas
+
+
+def _spared_s(replica: Replica) -> float:
+    """What a start takes longer without it."""
+    cold_s, wake_s = replica.model.cold_cost_s, replica.model.wake_cost_s or 0.0
+    return max(0.0, cold_s - wake_s) if replica.state is State.SLEPT else cold_s

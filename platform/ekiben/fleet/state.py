@@ -113,6 +113,12 @@ class Replica:
     drain_by: float = math.inf
     kill_at: float = math.inf
     terminated: bool = False
+    sleeps: bool = False
+    """It can be put to sleep."""
+    naps: bool = False
+    """It leaves its device in order to sleep, or sleeps."""
+    asleep_by: float = math.inf
+    slept_until: float = math.inf
     last_words: str | None = None
     out_of_memory: bool = False
     load_progress: float | None = None
@@ -167,6 +173,10 @@ class ModelState:
     idle_from: float = math.inf
     """When its last request ended, whether it is loaded or not; infinity: it is busy, or was never used."""
     cold_cost_s: float = UNKNOWN_COLD_COST_S
+    wake_cost_s: float | None = None
+    """How long it takes to wake it; None: it was never woken."""
+    slept_bytes: int | None = None
+    """What it holds of the host while it sleeps; None: it never slept."""
     service_s: float = 0.0
     """How long its requests take, lately."""
     crowded_since: float = math.inf
@@ -198,7 +208,7 @@ class ModelState:
         return [
             replica
             for replica in self.replicas.values()
-            if replica.state is not State.DRAINING and not replica.outdated
+            if replica.state not in (State.DRAINING, State.SLEPT) and not replica.outdated
         ]
 
     def serving(self, now: float) -> list[Replica]:
@@ -214,8 +224,9 @@ class ModelState:
                 return state
         if self.preparing is not None:
             return State.FETCHING if self.preparing.step is Step.FETCHING else State.QUEUED
-        if State.DRAINING in states:
-            return State.DRAINING
+        for state in (State.DRAINING, State.SLEPT):
+            if state in states:
+                return state
         return State.COLD if self.failure is None else State.FAILED
 
     @property

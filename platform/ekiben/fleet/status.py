@@ -18,6 +18,7 @@ STATE_WORDS = {
     State.LOADING: "loading",
     State.READY: "ready",
     State.DRAINING: "letting requests end",
+    State.SLEPT: "asleep",
     State.FAILED: "failed",
 }
 STEP_WORDS = {

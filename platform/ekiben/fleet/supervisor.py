@@ -42,6 +42,7 @@ from ekiben.fleet.events import (
     Replace,
     Shutdown,
     Silent,
+    Sleep,
     Spare,
     SpareZygote,
     Started,
@@ -50,6 +51,7 @@ from ekiben.fleet.events import (
     StopZygote,
     Terminate,
     Tick,
+    Wake,
     Want,
     Withdraw,
 )
@@ -415,6 +417,10 @@ class Supervisor:
                 self._roster.launch(effect, self._preparations.plans[effect.model])
             case Go():
                 self._roster.act(effect.replica_id, lambda process: process.go())
+            case Sleep():
+                self._roster.act(effect.replica_id, lambda process: process.sleep())
+            case Wake():
+                self._roster.act(effect.replica_id, lambda process: process.wake())
             case Terminate():
                 self._roster.act(effect.replica_id, lambda process: process.terminate())
             case Kill():

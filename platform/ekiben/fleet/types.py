@@ -25,6 +25,8 @@ class State(StrEnum):
     LOADING = "loading"
     READY = "ready"
     DRAINING = "draining"
+    SLEPT = "slept"
+    """Its process is there and holds nothing of its device: waking is quicker than a cold start."""
     FAILED = "failed"
 
 

@@ -32,6 +32,7 @@ class Stage(StrEnum):
     STARTING = "starting"
     LOADING = "loading"
     READY = "ready"
+    SLEPT = "slept"
     FAILED = "failed"
 
 
@@ -82,6 +83,8 @@ class Report(_Message):
     With `ready`: what it holds, and all that it started."""
     device_bytes: int | None = None
     """The same of its GPU; None on the CPU, and where it cannot be told."""
+    sleeps: bool = False
+    """With `ready`: it can be put to sleep."""
     error: str | None = None
     """With `failed`: why, in one sentence."""
     out_of_memory: bool = False
