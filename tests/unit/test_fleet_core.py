@@ -40,7 +40,8 @@ from ekiben.fleet.events import (
     Want,
     Withdraw,
 )
-from ekiben.fleet.life import STRIKES_BEFORE_BACKOFF, TERMINATE_GRACE_S
+from ekiben.fleet.leaving import TERMINATE_GRACE_S
+from ekiben.fleet.life import STRIKES_BEFORE_BACKOFF
 from ekiben.fleet.requests import SUSPECT_S
 from ekiben.fleet.scaling import Terms
 from ekiben.fleet.state import Rules

@@ -46,6 +46,7 @@ from ekiben.fleet.events import (
     Want,
     Withdraw,
 )
+from ekiben.fleet.leaving import Leaving
 from ekiben.fleet.ledger import HOST, Ledger, Place
 from ekiben.fleet.life import Life
 from ekiben.fleet.policy.history import History
@@ -65,9 +66,10 @@ class FleetCore:
 
     def __init__(self, rules: Rules, policy: Policy, *, prefix: str = "r") -> None:
         self._state = FleetState(rules, policy)
-        self._life = Life(self._state, prefix=prefix)
+        self._leaving = Leaving(self._state)
+        self._life = Life(self._state, self._leaving, prefix=prefix)
         self._requests = Requests(self._state, self._life)
-        self._room = Room(self._state, self._life)
+        self._room = Room(self._state, self._life, self._leaving)
 
     # For reading
 
@@ -204,7 +206,7 @@ class FleetCore:
         if model is None:
             self._state.emit(Grant(event.ticket, None))
             return
-        self._life.stop(model, now)
+        self._leaving.stop(model, now)
         model.terms = replace(model.terms, min_replicas=0)  # until somebody asks for it again
         leaving = frozenset(replica.id for replica in model.replicas.values())
         model.waiting[event.ticket] = Waiter(Want.COLD, leaving=leaving)
@@ -216,8 +218,8 @@ class FleetCore:
         for model in self._state.models.values():
             for ticket, waiter in list(model.waiting.items()):
                 if waiter.want is not Want.COLD:
-                    self._life.answer(model, ticket, ShuttingDown("the platform is shutting down"))
-            self._life.stop(model, now)
+                    self._state.answer(model, ticket, ShuttingDown("the platform is shutting down"))
+            self._leaving.stop(model, now)
 
     # What follows
 
@@ -242,7 +244,7 @@ class FleetCore:
             self._start_what_is_needed(model, now)
         self._drain_what_is_not(model, now)
         for replica in list(model.replicas.values()):
-            self._life.settle(replica, now)
+            self._leaving.settle(replica, now)
         if self._state.models.get(model.name) is model:
             # What was due by now has just been looked at.
             at = min((at for at in self._alarms(model) if at > now), default=math.inf)
@@ -297,10 +299,10 @@ class FleetCore:
         ready = [replica for replica in model.current if replica.state is State.READY]
         for replica in list(model.replicas.values()):
             if replica.outdated and (ready or replica.starting or replica.state is State.SLEPT):
-                self._life.drain(replica, now, evicted=True)
+                self._leaving.drain(replica, now, evicted=True)
         if ready and now >= self._unload_at(model):
             for replica in ready[model.terms.min_replicas :]:
-                self._life.nap(replica, now, evicted=False, host_free=self.ledger.free(HOST))
+                self._leaving.nap(replica, now, evicted=False, host_free=self.ledger.free(HOST))
         elif len(ready) > 1:
             self._scale_in(model, ready, now)
 
@@ -311,7 +313,7 @@ class FleetCore:
         model.roomy_since = min(model.roomy_since, now)
         if now - model.roomy_since >= SCALE_IN_S:
             model.roomy_since = now
-            self._life.drain(min(ready, key=lambda replica: (replica.in_flight, -replica.ready_at)), now)
+            self._leaving.drain(min(ready, key=lambda replica: (replica.in_flight, -replica.ready_at)), now)
 
     # Time
 
@@ -343,7 +345,7 @@ class FleetCore:
             model.roomy_since + SCALE_IN_S,
         ]
         for replica in model.replicas.values():
-            alarms.append(self._life.kill_at(replica))
+            alarms.append(self._leaving.kill_at(replica))
             if replica.state is State.DRAINING and not replica.terminated:
                 alarms.append(replica.drain_by)
             alarms += (replica.asleep_by, replica.slept_until)

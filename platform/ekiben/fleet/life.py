@@ -1,19 +1,16 @@
-"""The life of replicas: how starts begin and fail, what reports and exits mean, who drains and why.
+"""The life of replicas: how starts begin and fail, and what reports and exits mean.
 
-Memory is given out by `room`; who gets a request is decided in `requests`.
+Memory is given out by `room`, who gets a request is decided in `requests`, and how replicas go in `leaving`.
 """
 
 from __future__ import annotations
 
 import math
 
-from ekiben.errors import EkibenError, EngineError, LoadFailed, ModelNotReady, ReplicaDied
+from ekiben.errors import EkibenError, EngineError, LoadFailed, ReplicaDied
 from ekiben.fleet.events import (
     Adopted,
     Exited,
-    Fail,
-    Grant,
-    Kill,
     Launch,
     Measured,
     Prepare,
@@ -22,12 +19,11 @@ from ekiben.fleet.events import (
     RanOut,
     Replace,
     Reported,
-    Sleep,
     Started,
     StartFailed,
-    Terminate,
     Want,
 )
+from ekiben.fleet.leaving import Leaving
 from ekiben.fleet.ledger import HOST, Memory, Place, largest
 from ekiben.fleet.state import Failure, FleetState, ModelState, Purpose, Replica
 from ekiben.fleet.timeline import Step, Timeline
@@ -40,10 +36,6 @@ STRIKES_BEFORE_BACKOFF = 3
 """A replica that dies while it serves is started again at once so many times in a row."""
 STABLE_S = 60.0
 """A replica that served so long has proved itself: earlier deaths are forgotten."""
-TERMINATE_GRACE_S = 10.0
-"""Between asking a process to end and ending it."""
-EVICTION_DRAIN_S = 600.0
-"""Requests on a replica that goes for another model are cut off only after so long."""
 UNASKED_PAUSE_S = 5.0
 """A start that nobody waits for, and that did not come off, is tried again after so long at the earliest."""
 LONGEST_SLEEP_S = 4 * 3600.0
@@ -53,10 +45,11 @@ SMOOTHING = 0.3
 
 
 class Life:
-    """Of all replicas. `numbering`: what new replicas' ids begin with."""
+    """Of all replicas. `prefix`: what the ids of new ones begin with."""
 
-    def __init__(self, state: FleetState, *, prefix: str) -> None:
+    def __init__(self, state: FleetState, leaving: Leaving, *, prefix: str) -> None:
         self._state = state
+        self._leaving = leaving
         self._prefix = prefix
         self._count = 0
         self.claims: list[Replica] = []
@@ -96,7 +89,7 @@ class Life:
             self._failed(model, event.error, now)
             return
         for ticket in [t for t, waiter in model.waiting.items() if waiter.want is Want.WEIGHTS]:
-            self.answer(model, ticket)
+            self._state.answer(model, ticket)
         if event.cold_cost_s is not None:
             model.cold_cost_s = event.cold_cost_s
         if model.wanted is None or self._state.shutting_down:
@@ -219,18 +212,6 @@ class Life:
 
     # Sleep
 
-    def nap(self, replica: Replica, now: float, *, evicted: bool, host_free: float) -> None:
-        """Have it leave its device as `drain` does, but keep its process, if that pays and there is room
-        for what it would hold on the host."""
-        model = replica.model
-        held = self._state.ledger.holding(replica.id)
-        expected = sum(held.values()) if model.slept_bytes is None else model.slept_bytes
-        pays = model.wake_cost_s is None or model.wake_cost_s < model.cold_cost_s
-        fits = expected - held.get(HOST, 0) <= host_free
-        naps = replica.state is State.READY and replica.sleeps and not replica.outdated and pays and fits
-        self.drain(replica, now, evicted=evicted)
-        replica.naps |= naps
-
     def _fell_asleep(self, replica: Replica, report: Report, now: float) -> None:
         replica.state = State.SLEPT
         replica.asleep_by = math.inf
@@ -283,7 +264,7 @@ class Life:
         if replica is None:
             return
         model = replica.model
-        self._remove(replica)
+        self._state.remove(replica)
         if replica.state is State.READY:
             self._died(replica, event.reason, now)
         elif replica.state not in (State.DRAINING, State.SLEPT):
@@ -292,13 +273,6 @@ class Life:
             out_of_memory = replica.out_of_memory or by_the_system
             self._did_not_start(replica, event.reason, out_of_memory, now)
         self._state.tell(model)
-
-    def _remove(self, replica: Replica) -> None:
-        del self._state.replicas[replica.id]
-        del replica.model.replicas[replica.id]
-        self._state.ledger.close(replica.id)
-        for ticket in replica.leases:
-            del self._state.leases[ticket]
 
     def _did_not_start(self, replica: Replica, reason: str, out_of_memory: bool, now: float) -> None:
         why = replica.last_words or reason
@@ -328,9 +302,9 @@ class Life:
 
     def _call_off(self, replica: Replica, now: float) -> None:
         if replica.launched:
-            self.drain(replica, now)
+            self._leaving.drain(replica, now)
         else:
-            self._remove(replica)
+            self._state.remove(replica)
         self._state.tell(replica.model)
 
     def _failed(self, model: ModelState, error: EkibenError, now: float) -> None:
@@ -346,42 +320,9 @@ class Life:
             wait_s = error.retry_after_s = pause_s
         model.failure = Failure(error, now + wait_s)
         for ticket in [t for t, waiter in model.waiting.items() if waiter.want is not Want.COLD]:
-            self.answer(model, ticket, error)
+            self._state.answer(model, ticket, error)
 
-    def answer(self, model: ModelState, ticket: int, error: EkibenError | None = None) -> None:
-        """End a ticket's wait without a lease."""
-        del model.waiting[ticket]
-        del self._state.tickets[ticket]
-        self._state.emit(Grant(ticket, None) if error is None else Fail(ticket, error))
-
-    # Leaving
-
-    def drain(self, replica: Replica, now: float, *, evicted: bool = False) -> None:
-        """No new requests; it ends when those that it has are over. One without a process is just gone."""
-        if replica.state is State.DRAINING:
-            return
-        if replica.state is State.SLEPT:
-            replica.naps = False
-        if not replica.launched:
-            self._remove(replica)
-        else:
-            replica.state = State.DRAINING
-            replica.start_by = math.inf
-            replica.drain_by = now + (EVICTION_DRAIN_S if evicted else self._state.rules.drain_s)
-        self._state.tell(replica.model)
-
-    def stop(self, model: ModelState, now: float) -> None:
-        """All replicas; who waits for a start that is called off is told so."""
-        if not model.serving(now):
-            error = ModelNotReady(f"{model.name!r} was stopped before it was ready: ask again to start it")
-            for ticket, waiter in list(model.waiting.items()):
-                if waiter.want in (Want.LEASE, Want.LOADED):
-                    self.answer(model, ticket, error)
-        model.wanted = None
-        for replica in list(model.replicas.values()):
-            self.drain(replica, now)
-            replica.naps = False
-            replica.drain_by = min(replica.drain_by, now + self._state.rules.drain_s)
+    # New specs
 
     def replace(self, event: Replace, now: float) -> None:
         """Starts under way are called off; what serves goes on until there is a replica of the new spec."""
@@ -398,41 +339,6 @@ class Life:
                 model.wanted = replica.purpose
                 self._call_off(replica, now)
         self._state.tell(model)
-
-    def settle(self, replica: Replica, now: float) -> None:
-        """What time asks of a replica."""
-        if replica.state is State.SLEPT and now >= replica.slept_until:
-            self.drain(replica, now)
-        if replica.state is State.DRAINING and not replica.terminated:
-            self._go_on_draining(replica, now)
-        elif now >= self.kill_at(replica):
-            if now >= replica.start_by:
-                replica.last_words = f"it was not ready after {self._state.rules.start_timeout_s:g} s"
-            elif math.isfinite(replica.silent_since):
-                replica.last_words = f"it gave no sign of life for {self._state.rules.hang_s:g} s"
-            replica.start_by = replica.kill_at = math.inf
-            if math.isfinite(replica.silent_since):
-                replica.silent_since = now  # once more after as long again, should it survive
-            self._state.emit(Kill(replica.id))
-
-    def _go_on_draining(self, replica: Replica, now: float) -> None:
-        if replica.naps and replica.asleep_by < math.inf:
-            if now < replica.asleep_by:
-                return
-        elif replica.leases and now < replica.drain_by:
-            return
-        elif replica.naps and not replica.leases:
-            replica.asleep_by = now + self._state.rules.hang_s
-            self._state.emit(Sleep(replica.id))
-            return
-        replica.naps = False
-        replica.terminated = True
-        replica.kill_at = now + TERMINATE_GRACE_S
-        self._state.emit(Terminate(replica.id))
-
-    def kill_at(self, replica: Replica) -> float:
-        """When a process that does not do what it should is ended."""
-        return min(replica.start_by, replica.kill_at, replica.silent_since + self._state.rules.hang_s)
 
 
 def _memory(report: Report, device: str) -> dict[str, int]:

@@ -103,7 +103,7 @@ class Requests:
             return
         for ticket, waiter in list(model.waiting.items()):
             if waiter.want is Want.COLD and waiter.leaving.isdisjoint(model.replicas):
-                self._life.answer(model, ticket)
+                self._state.answer(model, ticket)
         serving = model.serving(now)
         if not serving:
             return

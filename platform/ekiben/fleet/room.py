@@ -12,6 +12,7 @@ from functools import partial
 from ekiben.errors import InsufficientMemory
 from ekiben.fleet.admission import Admit, Claim, Evict, Holder, Refuse, Wait, decide, plan_of
 from ekiben.fleet.events import Evicted, Go, Launch, StopZygote, Wake
+from ekiben.fleet.leaving import Leaving
 from ekiben.fleet.ledger import HOST, Place, relieve
 from ekiben.fleet.life import Life
 from ekiben.fleet.state import FleetState, ModelState, Purpose, Replica
@@ -30,8 +31,9 @@ def zygote_account(engine: str) -> str:
 class Room:
     """The memory of all devices."""
 
-    def __init__(self, state: FleetState, life: Life) -> None:
+    def __init__(self, state: FleetState, life: Life, leaving: Leaving) -> None:
         self._state = state
+        self._leaving = leaving
         self._life = life
         self._claims: dict[str, Replica] = {}
         self.wake_at = math.inf
@@ -144,7 +146,7 @@ class Room:
             self._state.emit(Evicted(victim.model.name, victim.id, claimant.model.name))
             wanted = (claimant.need or {}).get(HOST, 0)
             free = self._state.ledger.free(HOST) - wanted
-            self._life.nap(victim, now, evicted=True, host_free=free)
+            self._leaving.nap(victim, now, evicted=True, host_free=free)
 
     def fit(self, model: ModelState, places: tuple[Place, ...], engine: str, now: float) -> Fit:
         """What would be decided if somebody asked for the model now, and had waited long enough."""
@@ -252,7 +254,7 @@ class Room:
         for holder in holders if plan is None else plan:
             victim = self._state.replicas[holder.account]
             self._state.emit(Evicted(victim.model.name, victim.id, ""))
-            self._life.drain(victim, now, evicted=True)
+            self._leaving.drain(victim, now, evicted=True)
 
 
 def _claim_of(replica: Replica) -> Claim:

@@ -14,7 +14,7 @@ from enum import IntEnum
 
 from ekiben.contract.policy import Policy
 from ekiben.errors import EkibenError, EngineError
-from ekiben.fleet.events import Changed, Effect, SpareZygote, Want
+from ekiben.fleet.events import Changed, Effect, Fail, Grant, SpareZygote, Want
 from ekiben.fleet.ledger import HOST, Ledger, Memory, Place
 from ekiben.fleet.policy.history import History
 from ekiben.fleet.routing import Prefixes
@@ -277,6 +277,20 @@ class FleetState:
         """It has changed, and is worth telling of."""
         self.touched[model] = None
         self.effects.append(Changed(model.name))
+
+    def answer(self, model: ModelState, ticket: int, error: EkibenError | None = None) -> None:
+        """End a ticket's wait without a lease."""
+        del model.waiting[ticket]
+        del self.tickets[ticket]
+        self.emit(Grant(ticket, None) if error is None else Fail(ticket, error))
+
+    def remove(self, replica: Replica) -> None:
+        """It is gone, and what it held with it."""
+        del self.replicas[replica.id]
+        del replica.model.replicas[replica.id]
+        self.ledger.close(replica.id)
+        for ticket in replica.leases:
+            del self.leases[ticket]
 
     def schedule(self, model: ModelState, at: float) -> None:
         """Have it looked at then. Replaces what was scheduled."""
