@@ -59,6 +59,12 @@ class _Process:
     def go(self) -> None:
         """It is ready already."""
 
+    def sleep(self) -> None:
+        """It never does."""
+
+    def wake(self) -> None:
+        """It never sleeps."""
+
     def terminate(self) -> None:
         asyncio.get_running_loop().call_soon(self._on_exit, "it was asked to end")
 

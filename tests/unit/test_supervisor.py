@@ -103,6 +103,12 @@ class FakeProcess:
     def go(self) -> None:
         self.signals.append("go")
 
+    def sleep(self) -> None:
+        self.signals.append("sleep")
+
+    def wake(self) -> None:
+        self.signals.append("wake")
+
     def memory_bytes(self) -> int | None:
         return 1000
 
@@ -488,3 +494,34 @@ async def test_why_it_is_not_known_whether_a_model_fits(world: World) -> None:
     assert (await world.supervisor.fit("m")).reason == "its weights are not here yet"
     world.preparer.error = LoadFailed("there is no such engine")
     assert (await world.supervisor.fit("m")).reason == "there is no such engine"
+
+
+async def test_model_goes_for_another_one_within_the_budget(world: World) -> None:
+    world.memory.need = {"cpu": 1200}
+    await world.supervisor.start()
+    asking = asyncio.create_task(world.supervisor.acquire("m"))
+    first = await world.launcher.ready()
+    world.supervisor.release(await asking)
+    asking = asyncio.create_task(world.supervisor.acquire("n"))
+    await world.launcher.launched.wait()
+    second = world.launcher.processes[1]
+    async with asyncio.timeout(5):
+        while second.signals != ["go"]:
+            await asyncio.sleep(0)
+    assert first.signals == ["terminate"]
+    assert world.launcher.went == [True, False]
+    await world.launcher.ready()
+    assert (await asking).model == "n"
+
+
+async def test_new_spec_takes_over_without_failing_a_request(world: World) -> None:
+    world.memory.need = {"cpu": 100}
+    await asyncio.gather(world.supervisor.load("m"), world.launcher.ready())
+    world.models.all[0] = Entry(spec("m", keep_alive="1m"))
+    world.supervisor.replaced("m")
+    lease = await world.supervisor.acquire("m")
+    await world.launcher.ready()
+    again = await world.supervisor.acquire("m")
+    assert (lease.replica_id, again.replica_id) == ("r1", "r2")
+    world.supervisor.release(lease)
+    assert world.launcher.processes[0].signals == ["terminate"]

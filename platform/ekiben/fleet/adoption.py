@@ -54,6 +54,12 @@ class AdoptedProcess:
     def go(self) -> None:
         """It has loaded long ago."""
 
+    def sleep(self) -> None:
+        """It does not listen any more."""
+
+    def wake(self) -> None:
+        """It never sleeps."""
+
     def terminate(self) -> None:
         self._signal(signal.SIGTERM)
 

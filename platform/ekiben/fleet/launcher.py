@@ -38,6 +38,12 @@ class Process(Protocol):
     def go(self) -> None:
         """Let it load, when it was launched to wait with that. Once; harmless when it is gone."""
 
+    def sleep(self) -> None:
+        """Have a ready replica that can sleep give its device back. It reports that it has."""
+
+    def wake(self) -> None:
+        """Have a slept replica take its device again. It reports that it is ready."""
+
     def terminate(self) -> None:
         """Ask it to let its requests end and to go. Harmless when it is gone."""
 

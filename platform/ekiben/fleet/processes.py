@@ -20,7 +20,7 @@ from ekiben.fleet.berths import Berth
 from ekiben.fleet.devices import held_on
 from ekiben.fleet.last_words import last_words
 from ekiben.runtime.footprint import children, descendants, host_bytes
-from ekiben.runtime.protocol import GO, Report
+from ekiben.runtime.protocol import GO, SLEEP, WAKE, Report
 
 logger = logging.getLogger(__name__)
 
@@ -76,10 +76,21 @@ class ReplicaProcess:
         self._clear()
 
     def go(self) -> None:
+        self._say(GO)
+
+    def sleep(self) -> None:
+        self._say(SLEEP)
+
+    def wake(self) -> None:
+        self._say(WAKE)
+
+    def _say(self, word: bytes) -> None:
         try:
-            self._berth.channel.send(GO)
+            self._berth.channel.send(word)
         except OSError as error:
-            logger.warning("replica %s cannot be told to load: %s", self._berth.replica_id, error)
+            logger.warning(
+                "replica %s cannot be told to %s: %s", self._berth.replica_id, word.decode().strip(), error
+            )
 
     def terminate(self) -> None:
         self._signal(signal.SIGTERM)

@@ -7,13 +7,11 @@ core never sees two at once; what takes long is a task that ends in an event.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from ekiben.clock import SYSTEM_CLOCK, Clock
 from ekiben.contract.model import ModelSpec
@@ -21,12 +19,9 @@ from ekiben.errors import EkibenError, ModelNotFound, ModelNotReady
 from ekiben.fleet.core import FleetCore
 from ekiben.fleet.events import (
     Adopted,
-    Answered,
     Arrive,
-    Budgets,
     Changed,
     Effect,
-    Event,
     Evicted,
     Fail,
     FirstByte,
@@ -41,37 +36,29 @@ from ekiben.fleet.events import (
     Release,
     Replace,
     Shutdown,
-    Silent,
     Sleep,
-    Spare,
-    SpareZygote,
     Started,
     StartFailed,
     Stop,
     StopZygote,
     Terminate,
-    Tick,
     Wake,
     Want,
-    Withdraw,
 )
 from ekiben.fleet.feed import Feed
 from ekiben.fleet.launcher import Launcher, Plan, log_path
-from ekiben.fleet.ledger import HOST, Place
+from ekiben.fleet.ledger import Place
+from ekiben.fleet.loop import CoreLoop
 from ekiben.fleet.preparation import MemoryBook, Preparations, Preparer, StartBook
-from ekiben.fleet.probe import Prober
 from ekiben.fleet.roster import Roster
 from ekiben.fleet.scaling import DEFAULT_CONCURRENCY, Terms
 from ekiben.fleet.status import StatusBoard
-from ekiben.fleet.types import Address, Fit, Lease, ModelStatus, Prefix, Progress, State, ZygoteStatus
+from ekiben.fleet.tickets import Granted, Tickets
+from ekiben.fleet.types import Fit, Lease, ModelStatus, Prefix, Progress, ZygoteStatus
+from ekiben.fleet.upkeep import Upkeep
 from ekiben.fleet.witness import Witness
 
 logger = logging.getLogger(__name__)
-
-UPKEEP_S: Final = 5.0
-"""Between two looks at budgets and at what the replicas hold."""
-ZYGOTE_SAVES_S: Final = 1.0
-"""What a start takes longer without its engine's zygote: as measured, half a second to three."""
 
 
 class CatalogEntry(Protocol):
@@ -87,14 +74,6 @@ class Models(Protocol):
 
     def entries(self) -> Sequence[CatalogEntry]:
         """All of them, by name."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Granted:
-    """The replica of a grant, as it was at that moment."""
-
-    id: str
-    address: Address
 
 
 class Supervisor:
@@ -127,22 +106,14 @@ class Supervisor:
         self._wait_s = wait_s
         self._witness = witness or Witness()
         self._clock = clock
-        self._numbers = itertools.count(1)
-        self._tickets: dict[int, asyncio.Future[_Granted | None]] = {}
+        self._loop = CoreLoop(core, self._carry_out, clock=clock)
+        self._post = self._loop.post
+        self._tickets = Tickets(self._post)
         self._terms_of: dict[str, tuple[ModelSpec, Terms]] = {}
-        self._inbox: deque[Event] = deque()
-        self._taking = False
         self._preparations = Preparations(preparer, memory, starts, post=self._post, clock=clock)
         self._roster = Roster(launcher, post=self._post, clock=clock)
         self._board = StatusBoard(core, self._roster, self._preparations, starts)
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = 0.0
-        self._prober = Prober(
-            self._ready_addresses,
-            on_silent=lambda replica_id: self._post(Silent(replica_id)),
-            on_answered=lambda replica_id: self._post(Answered(replica_id)),
-        )
-        self._upkeep: list[asyncio.Task[None]] = []
+        self._upkeep = Upkeep(core, self._roster, launcher, memory, post=self._post, clock=clock)
         self._feed = Feed()
 
     async def start(self) -> None:
@@ -151,17 +122,14 @@ class Supervisor:
         Returns before that is there.
         """
         await self._adopt()
-        self._upkeep = [
-            asyncio.create_task(self._keep_up(), name="upkeep of the fleet"),
-            asyncio.create_task(self._prober.run(), name="prober of replicas"),
-        ]
+        self._upkeep.start()
         for spec in self._specs():
             if spec.replicas.min:
                 self._post(Keep(spec.name, self._terms(spec)))
 
     async def _adopt(self) -> None:
         replicas = await self._roster.adopt(wanted=self._is_wanted)
-        self._post(Budgets(self._memory.budgets()))  # only now: what these hold is nobody else's
+        self._upkeep.look_at_budgets()  # only now: what these hold is nobody else's
         for adopted in replicas:
             plan = adopted.plan
             self._preparations.plans[plan.model.name] = plan
@@ -255,10 +223,10 @@ class Supervisor:
 
     async def stop(self, model: str) -> ModelStatus:
         spec = self._models.get(model).spec
-        ticket = next(self._numbers)
-        future = self._register(ticket)
+        ticket = self._tickets.number()
+        self._tickets.open(ticket)
         self._post(Stop(ticket, spec.name))
-        await self._outcome(ticket, future)
+        await self._tickets.outcome(ticket)
         return self.status(model)
 
     async def forget(self, model: str) -> None:
@@ -307,8 +275,7 @@ class Supervisor:
     async def shutdown(self, grace_s: float) -> None:
         """Let requests end, stop every process. Returns when none is left, after `grace_s` by force."""
         self._preparations.cancel()
-        for task in self._upkeep:
-            task.cancel()
+        self._upkeep.stop()
         self._post(Shutdown())
         try:
             async with asyncio.timeout(grace_s):
@@ -318,8 +285,7 @@ class Supervisor:
             await self._roster.until_quiet()
         finally:
             self._feed.close()
-            if self._alarm is not None:
-                self._alarm.cancel()
+            self._loop.close()
             self._launcher.close()
 
     def kill_all(self) -> None:
@@ -349,16 +315,16 @@ class Supervisor:
 
     async def _ask(
         self, spec: ModelSpec, want: Want, wait_s: float | None, prefix: Prefix | None = None
-    ) -> tuple[int, _Granted | None]:
+    ) -> tuple[int, Granted | None]:
         event = self._arrival(spec, want, prefix)
-        future = self._register(event.ticket)
+        future = self._tickets.open(event.ticket)
         self._post(event)
         if future.done():  # a model that is ready grants at once
-            return event.ticket, await self._outcome(event.ticket, future)
+            return event.ticket, await self._tickets.outcome(event.ticket)
         budget_s = self._wait_s if wait_s is None else wait_s
         try:
             async with asyncio.timeout(budget_s):
-                return event.ticket, await self._outcome(event.ticket, future)
+                return event.ticket, await self._tickets.outcome(event.ticket)
         except TimeoutError:
             progress = self.progress(spec.name)
             raise ModelNotReady(
@@ -370,45 +336,16 @@ class Supervisor:
     def _arrival(self, spec: ModelSpec, want: Want, prefix: Prefix | None = None) -> Arrive:
         choice = prefix is not None and spec.replicas.max > 1 and self._core.has_choice(spec.name)
         parts = prefix() if choice and prefix is not None else ()
-        return Arrive(next(self._numbers), spec.name, want, self._terms(spec), parts)
+        return Arrive(self._tickets.number(), spec.name, want, self._terms(spec), parts)
 
-    def _register(self, ticket: int) -> asyncio.Future[_Granted | None]:
-        future = self._tickets[ticket] = asyncio.get_running_loop().create_future()
-        return future
-
-    async def _outcome(self, ticket: int, future: asyncio.Future[_Granted | None]) -> _Granted | None:
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and future.exception() is None:
-                self._post(Release(ticket))
-            self._post(Withdraw(ticket))
-            raise
-        finally:
-            self._tickets.pop(ticket, None)
-
-    # The loop
-
-    def _post(self, event: Event) -> None:
-        """Take the event now, or after the one that is being taken."""
-        self._inbox.append(event)
-        if self._taking:
-            return
-        self._taking = True
-        try:
-            while self._inbox:
-                for effect in self._core.handle(self._inbox.popleft(), self._clock.monotonic()):
-                    self._carry_out(effect)
-        finally:
-            self._taking = False
-        self._set_alarm()
+    # Effects
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
             case Grant():
-                self._resolve(effect)
+                self._tickets.resolve(effect.ticket, self._granted(effect.replica_id))
             case Fail():
-                self._reject(effect)
+                self._tickets.reject(effect.ticket, effect.error)
             case Changed():
                 self._feed.publish(effect.model)
             case Prepare():
@@ -446,65 +383,8 @@ class Supervisor:
             case StopZygote():
                 logger.info("the zygote of engine %s goes: its memory is wanted", effect.engine)
                 self._launcher.stop_zygote(effect.engine)
+                self._upkeep.look_at_zygotes()
 
-    def _resolve(self, effect: Grant) -> None:
-        future = self._tickets.get(effect.ticket)
-        if future is None or future.done():
-            # Nobody waits any more: what was granted goes straight back.
-            self._inbox.append(Release(effect.ticket))
-            return
-        facts = self._roster.facts.get(effect.replica_id or "")
-        future.set_result(_Granted(effect.replica_id or "", facts.process.address) if facts else None)
-
-    def _reject(self, effect: Fail) -> None:
-        future = self._tickets.get(effect.ticket)
-        if future is not None and not future.done():
-            future.set_exception(effect.error)
-
-    def _set_alarm(self) -> None:
-        """An alarm that has become needless rings all the same: most are put off with every request."""
-        at = self._core.next_wake()
-        if at is None:
-            return
-        if self._alarm is not None:
-            if self._alarm_at <= at:
-                return
-            self._alarm.cancel()
-        self._alarm_at = at
-        delay_s = max(0.0, at - self._clock.monotonic())
-        self._alarm = asyncio.get_running_loop().call_later(delay_s, self._ring)
-
-    def _ring(self) -> None:
-        self._alarm = None
-        self._post(Tick())
-
-    # Upkeep
-
-    async def _keep_up(self) -> None:
-        while True:
-            await asyncio.sleep(UPKEEP_S)
-            self._post(Budgets(self._memory.budgets()))
-            ready = [s.id for s in self._core.replicas.values() if s.state is State.READY]
-            for plan, memory in await self._roster.measure(ready):
-                self._memory.measured(plan, memory)
-            self._post(self._spare_zygotes())
-
-    def _ready_addresses(self) -> list[tuple[str, Address]]:
-        return [
-            (replica_id, facts.process.address)
-            for replica_id, facts in self._roster.facts.items()
-            if (state := self._core.replicas.get(replica_id)) is not None and state.state is State.READY
-        ]
-
-    def _spare_zygotes(self) -> Spare:
-        now = self._clock.monotonic()
-        spare = {}
-        for zygote in self._launcher.zygotes():
-            uses = self._roster.starts_of(zygote.engine)
-            spare[zygote.engine] = SpareZygote(
-                memory={HOST: zygote.memory_bytes or 0},
-                rate=uses.rate(now),
-                cold_cost_s=ZYGOTE_SAVES_S,
-                last_use_s=uses.used_at_s,
-            )
-        return Spare(spare)
+    def _granted(self, replica_id: str | None) -> Granted | None:
+        facts = self._roster.facts.get(replica_id or "")
+        return None if facts is None or replica_id is None else Granted(replica_id, facts.process.address)

@@ -22,6 +22,10 @@ ORDER_FILE: Final = "order.json"
 """In the replica's folder."""
 GO: Final = b"go\n"
 """The word to a replica that waits with its load."""
+SLEEP: Final = b"sleep\n"
+"""The word to a ready replica that can sleep: give the device back, and report `slept`."""
+WAKE: Final = b"wake\n"
+"""The word to a slept replica: take the device again, and report `ready`."""
 ADOPT_PATH: Final = "/-/adopt"
 """On the replica's socket: `POST /-/adopt?pid=123` makes process 123 its platform. 204, or else 4xx."""
 
@@ -33,6 +37,7 @@ class Stage(StrEnum):
     LOADING = "loading"
     READY = "ready"
     SLEPT = "slept"
+    """It holds nothing of its device, and answers nobody until it is woken."""
     FAILED = "failed"
 
 
