@@ -89,6 +89,7 @@ class FakeProcess:
         self.report = report
         self.exited = exited
         self.signals: list[str] = []
+        self.went = asyncio.Event()
         self.ends_when_asked = True
 
     def terminate(self) -> None:
@@ -102,6 +103,7 @@ class FakeProcess:
 
     def go(self) -> None:
         self.signals.append("go")
+        self.went.set()
 
     def sleep(self) -> None:
         self.signals.append("sleep")
@@ -505,9 +507,7 @@ async def test_model_goes_for_another_one_within_the_budget(world: World) -> Non
     asking = asyncio.create_task(world.supervisor.acquire("n"))
     await world.launcher.launched.wait()
     second = world.launcher.processes[1]
-    async with asyncio.timeout(5):
-        while second.signals != ["go"]:
-            await asyncio.sleep(0)
+    await asyncio.wait_for(second.went.wait(), 5)
     assert first.signals == ["terminate"]
     assert world.launcher.went == [True, False]
     await world.launcher.ready()
