@@ -60,6 +60,10 @@ logger = logging.getLogger(__name__)
 
 SECRET_VARIABLES: Final = ("EKIBEN_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MODELSCOPE_API_TOKEN")
 """Variables that no replica needs, and so none gets."""
+THREAD_VARIABLES: Final = {"GOMP_SPINCOUNT": "1000"}
+"""For replicas, unless the operator says otherwise. Engines compute with OpenMP, whose threads spin for
+milliseconds when they wait for each other: time lost to all while something else wants the cores, such as
+another model that starts. The parts of a step end within the time of so many turns."""
 
 
 KEEP_ALIVE_S: Final = 75
@@ -265,7 +269,8 @@ def make_memory(settings: Settings, plugins: Plugins, records: Records, budgets:
 
 def replica_environment() -> dict[str, str]:
     """This process's, without secrets."""
-    return {k: v for k, v in process_environment().items() if k not in SECRET_VARIABLES}
+    given = {k: v for k, v in process_environment().items() if k not in SECRET_VARIABLES}
+    return THREAD_VARIABLES | given
 
 
 def make_launcher(settings: Settings, home: Home) -> Launcher:

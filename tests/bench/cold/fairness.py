@@ -21,7 +21,6 @@ TOKENS: Final = 24
 WATCH_S: Final = 12.0
 B_AFTER_S: Final = 3.0
 W_MAX_S: Final = 3.0
-ROUNDS: Final = 7
 PEER_ROUNDS: Final = 2
 
 
@@ -40,7 +39,7 @@ def run(bench: Bench) -> Iterator[Row]:
             running.post(f"/api/models/{SECOND}/stop")
 
         cold_s = statistics.median(_cold(running.url, cool) for _ in range(3))
-        alone, beside = _stretches(running.url, cool, rounds=ROUNDS)
+        alone, beside = _stretches(running.url, cool, rounds=bench.rounds)
     waits = [stretch.wait_s for stretch in beside]
     loss = 1 - _rate(beside) / _rate(alone)
     limit = round(W_MAX_S + cold_s, 3)
