@@ -30,6 +30,8 @@ class Stretch:
 
     tokens_per_s: float
     wait_s: float
+    failures: int
+    """Requests to A that were not answered."""
 
 
 def run(bench: Bench) -> Iterator[Row]:
@@ -59,6 +61,8 @@ def run(bench: Bench) -> Iterator[Row]:
         beside_tokens_per_s=round(_rate(beside), 1),
         runs=len(beside),
     )
+    failures = sum(stretch.failures for stretch in (*alone, *beside))
+    yield verdict("ekiben: requests to A that failed", failures, at_most=0)
     yield _peer(bench)
 
 
@@ -79,6 +83,7 @@ def _peer(bench: Bench) -> Row:
         "longest_s": round(max(waits), 3),
         "alone_tokens_per_s": round(_rate(alone), 1),
         "beside_tokens_per_s": round(_rate(beside), 1),
+        "failed_requests_to_a": sum(stretch.failures for stretch in (*alone, *beside)),
         "runs": len(waits),
     }
 
@@ -120,14 +125,17 @@ def _stretch(url: str, *, with_b: bool) -> Stretch:
         time.sleep(max(0.0, started + WATCH_S - time.perf_counter()))
         over.set()
         elapsed_s = time.perf_counter() - started
-        tokens = sum(client.result() for client in clients)
-    return Stretch(tokens / elapsed_s, wait_s)
+        tokens, failures = (sum(column) for column in zip(*(c.result() for c in clients), strict=True))
+    return Stretch(tokens / elapsed_s, wait_s, failures)
 
 
-def _hammer(url: str, over: threading.Event) -> int:
-    """Pieces of answers that came until it was over."""
-    count = 0
+def _hammer(url: str, over: threading.Event) -> tuple[int, int]:
+    """Pieces of answers that came until it was over, and requests that failed."""
+    count = failures = 0
     while not over.is_set():
-        for _ in Chat(FIRST, prompt=f"Count from {count}.").pieces(url, max_tokens=TOKENS):
-            count += not over.is_set()
-    return count
+        try:
+            for _ in Chat(FIRST, prompt=f"Count from {count}.").pieces(url, max_tokens=TOKENS):
+                count += not over.is_set()
+        except OSError:
+            failures += 1
+    return count, failures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -25,6 +26,8 @@ from tests.running import Platform
 
 COLD: Final = "ekiben, B cold and nothing else loaded"
 SWAP: Final = "ekiben, B cold in place of A"
+SETTLED_S: Final = 3.0
+"""A model that was just loaded is kept for a while by the platform, but no longer than this."""
 ROUTER_SWAP: Final = "llama-server router, B cold in place of A"
 
 
@@ -55,6 +58,7 @@ def _alone(running: Platform) -> Shot:
 def _swapped(running: Platform) -> Shot:
     running.post(f"/api/models/{SECOND}/stop")
     Chat(FIRST)(running.url)
+    time.sleep(SETTLED_S)
     shot = ekiben.shoot(running, SECOND, Chat(SECOND))
     assert running.model(FIRST)["state"] == "cold", "both were loaded: the budget was not kept"
     return shot
@@ -69,6 +73,7 @@ def _router(bench: Bench) -> Contender:
 
             def shoot() -> Shot:
                 Chat(FIRST)(peer.url)
+                time.sleep(SETTLED_S)
                 return Shot(seconds_of(lambda: Chat(SECOND)(peer.url)), {})
 
             yield shoot
