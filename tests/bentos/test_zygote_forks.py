@@ -227,7 +227,7 @@ async def test_failing_load_is_told_and_harms_nobody_else(fleet: Fleet) -> None:
 async def test_replica_outlives_its_zygote_and_the_next_is_spawned(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(fork_launcher, "FIRST_PAUSE_S", 0.5)
+    monkeypatch.setattr(fork_launcher, "FIRST_PAUSE_S", 3600.0)
     first = await fleet.start().ready()
     os.kill(fleet.zygote_pid(), signal.SIGKILL)
     await _until(lambda: not fleet.launcher.zygotes())
@@ -236,6 +236,8 @@ async def test_replica_outlives_its_zygote_and_the_next_is_spawned(
     second = await fleet.start().ready()
     assert not fleet.launcher.zygotes()
     assert "ekiben.runtime.replica" in second.system_process.cmdline()
+    for seat in fleet.launcher._seats.values():
+        seat._not_before = 0.0  # the pause is over
     third = await fleet.start().ready()
     assert "ekiben.runtime.zygote" in third.system_process.cmdline()
     for forked in (first, second, third):
@@ -245,9 +247,9 @@ async def test_replica_outlives_its_zygote_and_the_next_is_spawned(
 async def test_zygote_that_hangs_is_given_up(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(zygote, "ANSWER_S", 0.3)
     await fleet.start().ready()
     hung = fleet.zygote_pid()
+    monkeypatch.setattr(zygote, "ANSWER_S", 0.3)
     os.kill(hung, signal.SIGSTOP)
     assert await (await fleet.start().ready()).say("hello") == "hello"
     assert "did not answer" in caplog.text

@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 WARM_S: Final = 120.0
 """The imports of the largest engines take half a minute on a slow disk."""
-ANSWER_S: Final = 2.0
-"""A fork takes milliseconds."""
+ANSWER_S: Final = 5.0
+"""A fork takes milliseconds, and more on a machine that is busy; to spawn instead would make it busier."""
 _MAX_MESSAGE_BYTES: Final = 65536
 
 
