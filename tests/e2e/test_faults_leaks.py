@@ -83,6 +83,7 @@ def test_d13_cycles_of_load_and_unload_leave_nothing(
     assert after.resident_bytes < before.resident_bytes + GROWTH_BYTES
 
 
+@pytest.mark.slow
 def test_d13_failed_loads_leave_nothing(
     make_platform: Callable[..., Platform], with_mayflies: dict[str, str], tmp_path: Path
 ) -> None:

@@ -144,6 +144,7 @@ def test_d3_replica_that_was_loading_is_not_loaded_twice(start: Start, tmp_path:
     assert wait_until(lambda: fly.living if len(fly.living) == 1 else None, "one to be left") == [fly.pid]
 
 
+@pytest.mark.slow
 def test_d3_replica_that_died_with_its_platform_is_not_waited_for(start: Start, tmp_path: Path) -> None:
     platform = start()
     fly = Mayfly(platform, "fly", tmp_path)
@@ -171,6 +172,7 @@ def test_d3_replica_whose_answer_is_broken_off_serves_the_next_platform(start: S
     assert wait_until(lambda: fly.cancelled or None, "the engine to hear that nobody listens") == ["one"]
 
 
+@pytest.mark.slow
 def test_d3_orphans_end_when_no_platform_comes(start: Start, tmp_path: Path) -> None:
     platform = start("--orphan-s", "1")
     fly = Mayfly(platform, "fly", tmp_path)
@@ -219,6 +221,7 @@ def answer_or_error(fly: Mayfly) -> str | None:
         return error.code
 
 
+@pytest.mark.slow
 def test_d2_replica_that_goes_on_in_time_keeps_its_model(start: Start, tmp_path: Path) -> None:
     platform = start("--hang-s", "60")
     fly = Mayfly(platform, "fly", tmp_path)
@@ -240,6 +243,7 @@ def test_d2_replica_that_goes_on_in_time_keeps_its_model(start: Start, tmp_path:
     assert fly.pid == pid and len(fly.loads) == 1
 
 
+@pytest.mark.slow
 def test_d2_replica_that_hangs_in_native_code_is_ended(watchful: Platform, tmp_path: Path) -> None:
     """Its process runs, but answers nothing any more."""
     fly = Mayfly(watchful, "fly", tmp_path)
