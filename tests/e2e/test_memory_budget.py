@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import threading
+import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
@@ -69,3 +72,44 @@ def test_what_can_never_fit_is_refused_with_the_arithmetic_and_harms_nobody(narr
     assert "800 MB" in caught.value.message
     assert narrow.model(VOICE)["state"] == "ready"
     narrow.wait_for("large", "failed")
+
+
+def test_busy_model_lets_another_one_in_and_comes_back(
+    narrow: Platform, make_platform: Callable[..., Platform]
+) -> None:
+    """Nobody waits for ever because somebody else is busy, and nobody's requests fail for it."""
+    assert narrow.stop() == 0
+    narrow.start()
+    needs = [fit(narrow, name)["need"]["cpu"] for name in (LLM, VOICE)]
+    assert narrow.stop() == 0
+    budget = max(needs) + min(needs) // 2  # for one of them
+    platform = make_platform("--keep-alive", "never", home=narrow.home, env={"EKIBEN_MEMORY": str(budget)})
+    platform.start()
+    platform.post(f"/api/models/{LLM}/load")
+    spoken, failed = threading.Event(), []
+
+    def chat() -> int:
+        answers = 0
+        while not spoken.is_set():
+            try:
+                platform.client.completions.create(model=LLM, prompt="Once", max_tokens=8)
+                answers += 1
+            except openai.APIError as error:
+                failed.append(error)
+        return answers
+
+    with ThreadPoolExecutor(4) as pool:
+        chats = [pool.submit(chat) for _ in range(4)]
+        try:
+            speech = platform.client.audio.speech.create(
+                model=VOICE, voice="default", input="My turn.", response_format="wav"
+            )
+        finally:
+            spoken.set()
+    assert len(speech.content) > 10_000
+    assert failed == []
+    assert all(done.result() for done in chats)
+    with urllib.request.urlopen(platform.url + "/metrics") as response:
+        metrics = response.read().decode()
+    assert f'ekiben_evictions_total{{model="{LLM}",reason="request"}}' in metrics
+    assert platform.client.completions.create(model=LLM, prompt="Once", max_tokens=1).choices
