@@ -52,7 +52,8 @@ def test_bentoml_serve_is_the_platform(serve: Callable[..., Served], home: Path)
 
 
 def test_nothing_outlives_its_supervisor(serve: Callable[..., Served], home: Path) -> None:
-    served = serve(".", env={"EKIBEN_HOME": str(home)}).wait_until_ready()
+    """Nor for longer than it is told to."""
+    served = serve(".", env={"EKIBEN_HOME": str(home), "EKIBEN_ORPHAN_S": "1"}).wait_until_ready()
     assert ask(served)
     everybody = served.workers
     assert len(everybody) >= 2

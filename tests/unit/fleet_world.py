@@ -146,6 +146,8 @@ class Outside:
     """When it was said that a model's requests may be cut off after the drain time."""
     generations: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MODELS, 0))
     zygotes: set[str] = field(default_factory=set)
+    unwanted_zygotes: set[str] = field(default_factory=set)
+    """Asked to go, and not gone yet."""
 
     def held(self) -> int:
         """By processes that were told to load, as their models' needs have it."""
@@ -300,10 +302,11 @@ class FleetWorld:
         self.send(Keep(model, TERMS[model], prewarm=True))
 
     def zygote(self, choose: Choose) -> None:
-        self.world.zygotes = {"z"} if choose([False, True]) else set()
+        self.world.zygotes = {choose(["e", "z"])} if choose([False, True]) else set()
         self.tell_of_zygotes()
 
     def tell_of_zygotes(self) -> None:
+        self.world.unwanted_zygotes &= self.world.zygotes
         spare = SpareZygote(memory={"cpu": 15}, rate=0.1, cold_cost_s=1.0, last_use_s=0.0)
         self.send(Spare(dict.fromkeys(sorted(self.world.zygotes), spare)))
 
@@ -378,6 +381,7 @@ class FleetWorld:
                     process.killed = True
                 case StopZygote(engine):
                     assert engine in self.world.zygotes
+                    self.world.unwanted_zygotes.add(engine)
 
     def launched(self, effect: Launch) -> None:
         assert not self.down, "nothing is started after the end"
@@ -517,8 +521,9 @@ class FleetWorld:
             for ticket in sorted(self.world.leases):
                 del self.world.leases[ticket]
                 self.send(Release(ticket))
-            if self.world.zygotes:
-                self.world.zygotes.clear()
+            if self.world.unwanted_zygotes:
+                self.world.zygotes -= self.world.unwanted_zygotes
+                self.world.unwanted_zygotes.clear()
                 self.tell_of_zygotes()
             self.pass_time(RULES.drain_s)
         raise AssertionError(f"never answered: {self.world.open}")

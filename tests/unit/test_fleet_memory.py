@@ -304,3 +304,20 @@ def test_loaded_ahead_counts_too(fleet: FleetInHand) -> None:
     fleet.prepared("a", 60)
     assert fleet.report("r1", Stage.READY)[-1] == Grant(1, "r1")
     assert fleet.core.ledger.free("cpu") == 40
+
+
+def test_zygote_of_the_same_engine_goes_when_nothing_else_helps(fleet: FleetInHand) -> None:
+    own = SpareZygote(memory={"cpu": 30}, rate=9.0, cold_cost_s=9.0, last_use_s=fleet.now)
+    fleet.ready("a", 40)
+    fleet.send(Spare({"": own}))
+    fleet.arrive("b")
+    assert [e for e in fleet.prepared("b", 65) if isinstance(e, Evicted)] == [Evicted("a", "r1", "b")]
+    fleet.exited("r1")
+    fleet.report("r2", Stage.READY)
+    fleet.now += 5
+    fleet.send(Release(fleet.tickets))
+    fleet.arrive("c")
+    effects = fleet.prepared("c", 80)
+    assert StopZygote("") in effects
+    fleet.exited("r2")
+    assert fleet.send(Spare({})) == [Go("r3")]

@@ -32,6 +32,8 @@ class Holder:
     """It never goes for this claim."""
     movable_at: float = 0.0
     """Before that it stays; infinity: until something changes."""
+    last_resort: bool = False
+    """It goes only where all others are not enough."""
     busy: bool = False
     service_s: float = 0.0
     """How long its requests take."""
@@ -134,7 +136,7 @@ def plan_of(holders: Iterable[Holder], lacking: Memory, worth: Worth) -> tuple[H
         holders,
         lacking,
         memory=lambda holder: holder.memory,
-        worth=lambda holder: (worth(holder.resident(lacking)), holder.account),
+        worth=lambda holder: (holder.last_resort, worth(holder.resident(lacking)), holder.account),
     )
 
 

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 IDLE_S: Final = 30 * 60.0
 """A zygote whose engine was not started for so long is stopped."""
+GIVEN_UP_S: Final = 60.0
+"""A zygote that was stopped because its memory was wanted is not started again for so long."""
 FIRST_PAUSE_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 300.0
 
@@ -89,6 +91,7 @@ class ForkLauncher:
         for (name, _), seat in self._seats.items():
             if name == engine:
                 seat.clear()
+                seat.rest_from(GIVEN_UP_S)
 
     def close(self) -> None:
         for seat in self._seats.values():
@@ -177,7 +180,7 @@ class _Seat:
             self.clear()
         if self.zygote is None:
             if self._loop.time() < self._not_before:
-                raise ZygoteFailed("the last one failed a moment ago")
+                raise ZygoteFailed("there was one a moment ago")
             self.zygote = self._begin()
         self._rest()
         return self.zygote
@@ -185,6 +188,10 @@ class _Seat:
     def worked(self) -> None:
         """Forget about failures."""
         self._pause_s = FIRST_PAUSE_S
+
+    def rest_from(self, seconds: float) -> None:
+        """There is to be no new one for so long."""
+        self._not_before = max(self._not_before, self._loop.time() + seconds)
 
     def clear(self) -> None:
         """Stop the zygote, if there is one."""

@@ -198,13 +198,14 @@ class Room:
                 name=account,
                 memory=ledger.holding(account),
                 leaving=zygote.leaving,
+                last_resort=account == zygote_account(claimant.engine),
                 rate=zygote.rate,
                 cold_cost_s=zygote.cold_cost_s,
                 last_use_s=zygote.last_use_s,
                 idle_s=max(0.0, now - zygote.last_use_s),
             )
             for account, zygote in self._state.zygotes.items()
-            if account in ledger and account != zygote_account(claimant.engine)
+            if account in ledger
         ]
         replicas = [r for r in self._state.replicas.values() if r.admitted and r is not claimant]
         return zygotes + [self._holder(replica, claimant, now) for replica in replicas]
