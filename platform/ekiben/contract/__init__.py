@@ -29,7 +29,7 @@ from ekiben.contract.abilities import (
     TranscriptSegment,
     TranscriptWord,
 )
-from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest, MemoryEstimate
+from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest, MemoryEstimate, Sleeper
 from ekiben.contract.manifest import (
     API_VERSION,
     EngineSection,
@@ -100,6 +100,7 @@ __all__ = [
     "ReadText",
     "RequestTooLarge",
     "Resident",
+    "Sleeper",
     "Source",
     "SourceSection",
     "SourceSpec",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ekiben.contract.model import ModelSpec, Variant
 
@@ -77,6 +77,29 @@ class LoadedModel(Protocol):
 
     async def unload(self) -> None:
         """Free everything. Called once, after the last request ended or was cancelled. Must not raise."""
+
+
+@runtime_checkable
+class Sleeper(Protocol):
+    """A LoadedModel that can sleep has these as well; offer them only where sleep frees what is scarce.
+
+    A slept model keeps in its process whatever makes waking quicker than a load: weights in the host's
+    memory, contexts, compiled kernels. Both are called on the event loop, which they must not block, one
+    at a time and only when no request runs; none is let in before `wake` has returned. Neither is
+    cancelled: when the platform wants the process to end meanwhile, it ends it.
+    """
+
+    async def sleep(self) -> None:
+        """Free the device, as far as the library can. Called only while awake. Must not raise.
+
+        Afterwards the model is asked for nothing but `wake` or `unload`.
+        """
+
+    async def wake(self) -> None:
+        """Take the device again and answer as before. Called only after `sleep`.
+
+        Raises `LoadFailed` when it cannot, for want of memory above all; the process is ended then.
+        """
 
 
 class Engine(Protocol):

@@ -51,7 +51,7 @@ from ekiben.contract.abilities import (
     Transcribe,
     TranscribeRequest,
 )
-from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest
+from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest, Sleeper
 from ekiben.contract.manifest import API_VERSION, METHODS_OF_KIND, Manifest, Option
 from ekiben.contract.model import Ability, ModelSpec
 from ekiben.contract.policy import NOTABLE_GAP_S, Idle, Policy, Resident
@@ -164,7 +164,7 @@ def load_request(
 
 
 async def check_engine(engine: Engine, request: LoadRequest) -> None:
-    """Estimate, load, use every ability of the model, cancel, and unload."""
+    """Estimate, load, use every ability of the model, cancel, sleep and wake if it can, and unload."""
     estimate = engine.estimate_memory(request)
     expect(estimate.weights_bytes > 0, "estimate_memory must know the size of the weights")
     expect(estimate.working_bytes >= 0, "estimate_memory cannot be negative")
@@ -176,8 +176,20 @@ async def check_engine(engine: Engine, request: LoadRequest) -> None:
                 f"the spec says {ability.value!r}, the loaded model has no {PROTOCOL_OF[ability].__name__}",
             )
         await check_abilities(model, request.model, request.scratch)
+        await _check_nap(model, request)
     finally:
         await model.unload()
+
+
+async def _check_nap(model: LoadedModel, request: LoadRequest) -> None:
+    """A model that can sleep can wake, and then does all that it did before."""
+    sleeper: object = model
+    has = [name for name in ("sleep", "wake") if hasattr(model, name)]
+    expect(len(has) != 1, f"a model that can sleep has both sleep and wake, this one has only {has}")
+    if isinstance(sleeper, Sleeper):
+        await sleeper.sleep()
+        await sleeper.wake()
+        await check_abilities(model, request.model, request.scratch)
 
 
 async def check_abilities(model: LoadedModel, spec: ModelSpec, scratch: Path) -> None:

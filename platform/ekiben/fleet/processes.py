@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from ekiben.contract.parent import adopt_orphans
 from ekiben.fleet.berths import Berth
-from ekiben.fleet.devices import held_on
 from ekiben.fleet.last_words import last_words
 from ekiben.runtime.footprint import children, descendants, host_bytes
+from ekiben.runtime.gpu_memory import held_on
 from ekiben.runtime.protocol import GO, SLEEP, WAKE, Report
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 
 from ekiben.clock import SYSTEM_CLOCK
 from ekiben.contract.model import ModelSpec
-from ekiben.errors import EkibenError, LoadFailed, ModelNotFound
+from ekiben.errors import EkibenError, LoadFailed, ModelNotFound, ModelNotReady
 from ekiben.runtime.host import ModelHost
 from ekiben.runtime.http import (
     Answer,
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _MODELS: Final = "/v1/models"
+_ANSWERED_ASLEEP: Final = frozenset({"/healthz", "/livez", "/metrics"})
+"""By BentoML, about the process and not about its model."""
 
 
 class ReplicaApp:
@@ -50,12 +52,16 @@ class ReplicaApp:
         self._warming: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and f"{scope['path']}/".startswith("/v1/"):
-            await self._serve(scope, receive, send)
-        elif scope["type"] == "lifespan":
+        if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
-        else:
+        elif scope["type"] != "http" or scope["path"] in _ANSWERED_ASLEEP:
             await self._bento(scope, receive, send)
+        elif self._host.asleep:
+            await send_answer(error_answer(ModelNotReady("the model sleeps: try again")), send)
+        else:
+            with self._host.use():
+                serve = self._serve if f"{scope['path']}/".startswith("/v1/") else self._bento
+                await serve(scope, receive, send)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """BentoML's lifespan, with the model's around it."""

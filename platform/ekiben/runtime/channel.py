@@ -1,15 +1,19 @@
-"""The line between a replica and the platform that started it: reports go out, one word comes back."""
+"""The line between a replica and the platform that started it: reports go out, words come back."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
+from collections.abc import AsyncGenerator
+from typing import Final
 
 from ekiben.errors import LoadFailed
 from ekiben.runtime.protocol import GO, Report
 
 logger = logging.getLogger(__name__)
+
+_READ_BYTES: Final = 4096
 
 
 class Channel:
@@ -18,6 +22,7 @@ class Channel:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         os.set_inheritable(fd, False)
+        self._heard = b""
 
     def report(self, report: Report) -> None:
         """May be called from any thread: a line is written in one piece."""
@@ -28,6 +33,31 @@ class Channel:
 
     async def told_to_go(self) -> None:
         """Returns when the platform says so. Raises LoadFailed when it never will."""
+        if (word := await self._word()) != GO:
+            raise LoadFailed(f"the platform said {word!r} instead of go, so nothing is loaded")
+
+    async def words(self) -> AsyncGenerator[bytes, None]:
+        """What the platform says, until it hangs up."""
+        while word := await self._word():
+            yield word
+
+    async def _word(self) -> bytes:
+        """The next line; empty when there will be none."""
+        while b"\n" not in self._heard:
+            await self._readable()
+            if not (data := self._read()):
+                return b""
+            self._heard += data
+        word, _, self._heard = self._heard.partition(b"\n")
+        return word + b"\n"
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(self._fd, _READ_BYTES)
+        except ConnectionResetError:  # it ended without having read everything
+            return b""
+
+    async def _readable(self) -> None:
         loop = asyncio.get_running_loop()
         readable = asyncio.Event()
         loop.add_reader(self._fd, readable.set)
@@ -35,5 +65,3 @@ class Channel:
             await readable.wait()
         finally:
             loop.remove_reader(self._fd)
-        if (word := os.read(self._fd, len(GO))) != GO:
-            raise LoadFailed(f"the platform said {word!r} instead of go, so nothing is loaded")

@@ -61,6 +61,11 @@ class Custody:
         logger.info("adopted by the platform %d", platform_pid)
         return True
 
+    def give_up(self) -> None:
+        """End now, without a platform: there is nothing that the next one could take over."""
+        self.orphaned = True
+        self._abandon()
+
     def _watch(self, pid_fd: int) -> None:
         self._pid_fd = pid_fd
         asyncio.get_running_loop().add_reader(pid_fd, self._orphaned)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from ekiben.contract.abilities import PROTOCOL_OF
-from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest, MemoryEstimate
+from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest, MemoryEstimate, Sleeper
 from ekiben.contract.manifest import Manifest, problems
 from ekiben.contract.model import ModelSpec, Variant
 from ekiben.errors import EkibenError, EngineNotInstalled, LoadFailed
@@ -84,6 +84,11 @@ class ModelHost:
         self._told_to_go = told_to_go
         self._assignment: Assignment | None = None
         self._loaded: LoadedModel | None = None
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+        self.asleep = False
+        """From the beginning of its sleep to the end of its waking: no request may reach it."""
 
     @property
     def model(self) -> ModelSpec:
@@ -107,6 +112,44 @@ class ModelHost:
         with self._told():
             self._loaded = await self._load(self._assignment)
 
+    @property
+    def sleeps(self) -> bool:
+        """Whether it is loaded, and can sleep."""
+        return isinstance(self._loaded, Sleeper)
+
+    @property
+    def _sleeper(self) -> Sleeper:
+        loaded: object = self._loaded
+        assert isinstance(loaded, Sleeper), "told to sleep or wake, which the model cannot"
+        return loaded
+
+    @contextmanager
+    def use(self) -> Iterator[None]:
+        """Within, a request may reach the model: it does not fall asleep."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    async def sleep(self) -> None:
+        """Let no request in, wait for those within, and free the device. Raises as `load` does."""
+        sleeper = self._sleeper
+        self.asleep = True
+        await self._unused.wait()
+        with self._told(), stopping_at_once(), self._as_load_failure("put to sleep"):
+            await sleeper.sleep()
+
+    async def wake(self) -> None:
+        """Take the device again, and let requests in. Raises as `load` does."""
+        sleeper = self._sleeper
+        with self._told(), stopping_at_once(), self._as_load_failure("wake"):
+            await sleeper.wake()
+        self.asleep = False
+
     async def unload(self) -> None:
         """Free the model, if there is one. Idempotent."""
         loaded, self._loaded = self._loaded, None
@@ -116,9 +159,7 @@ class ModelHost:
             shutil.rmtree(self._assignment.scratch, ignore_errors=True)
 
     async def _load(self, assignment: Assignment) -> LoadedModel:
-        engine_id = assignment.chosen.engine
-        name = assignment.model.name
-        try:
+        with self._as_load_failure("load"):
             engine, request = prepare_load(assignment, report=self._progress())
             estimate = await asyncio.to_thread(engine.estimate_memory, request)
             need = _need_report(estimate, request.device)
@@ -128,13 +169,22 @@ class ModelHost:
                     await self._told_to_go()
                 self._report(need.model_copy(update={"stage": Stage.LOADING, "progress": 0.0}))
                 loaded = await engine.load(request)
+        _check_abilities(loaded, assignment.model, assignment.chosen.engine)
+        return loaded
+
+    @contextmanager
+    def _as_load_failure(self, doing: str) -> Iterator[None]:
+        """Whatever an engine raises besides what it may."""
+        assert self._assignment is not None, "asked to load a model before it was assigned"
+        engine_id, name = self._assignment.chosen.engine, self._assignment.model.name
+        try:
+            yield
         except EkibenError:
             raise
         except Exception as error:
-            logger.exception("engine %s broke down while loading %s", engine_id, name)
-            raise LoadFailed(f"the engine {engine_id!r} cannot load {name!r}: {_one_line(error)}") from error
-        _check_abilities(loaded, assignment.model, engine_id)
-        return loaded
+            logger.exception("engine %s broke down: it cannot %s %s", engine_id, doing, name)
+            reason = f"the engine {engine_id!r} cannot {doing} {name!r}: {_one_line(error)}"
+            raise LoadFailed(reason) from error
 
     @contextmanager
     def _told(self) -> Iterator[None]:

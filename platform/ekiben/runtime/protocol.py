@@ -89,7 +89,7 @@ class Report(_Message):
     device_bytes: int | None = None
     """The same of its GPU; None on the CPU, and where it cannot be told."""
     sleeps: bool = False
-    """With `ready`: it can be put to sleep."""
+    """With `ready` and `slept`: it can be put to sleep."""
     error: str | None = None
     """With `failed`: why, in one sentence."""
     out_of_memory: bool = False

@@ -26,8 +26,8 @@ from ekiben.errors import LoadFailed
 from ekiben.runtime.channel import Channel
 from ekiben.runtime.custody import Adoptable, Custody
 from ekiben.runtime.devices import visible
-from ekiben.runtime.footprint import host_bytes
 from ekiben.runtime.host import SCRATCH, ModelHost, assignment_of
+from ekiben.runtime.naps import Naps
 from ekiben.runtime.output import survive_full_disks
 from ekiben.runtime.protocol import Order, Report, Stage
 from ekiben.runtime.shortage import is_shortage
@@ -142,21 +142,23 @@ async def _serve(order: Order, channel: Channel, service: EkibenService | None) 
 
     def on_ready() -> None:
         stages.end("load")
-        _tell_ready(order, channel, stages)
+        gc.freeze()  # what is loaded stays: the collector need not walk through it again
+        naps.tell_ready(stages.seconds)
+        logger.info("ready: %s, %s", order.model.name, stages)
         custody.begin(order.parent_pid)
+        naps.begin()
 
     custody = Custody(orphan_s=order.orphan_s, on_abandoned=lambda: server.handle_exit(signal.SIGTERM, None))
+    naps = Naps(host, channel, device=order.device, on_given_up=custody.give_up, on_failure=_end_at_once)
     server = ReplicaServer(Adoptable(app, custody), on_ready=on_ready)
     await server.serve([bind(order.socket)])
     return not custody.orphaned
 
 
-def _tell_ready(order: Order, channel: Channel, stages: _Stages) -> None:
-    gc.freeze()  # what is loaded stays: the collector need not walk through it again
-    held = host_bytes(os.getpid())
-    logger.info("ready: %s, %d MB, %s", order.model.name, (held or 0) // 10**6, stages)
-    detail = {"stages_s": stages.seconds}
-    channel.report(Report(stage=Stage.READY, memory_bytes=held, host_bytes=held, detail=detail))
+def _end_at_once() -> NoReturn:
+    """No request runs, and the model is in no state to be unloaded."""
+    logging.shutdown()
+    os._exit(EXIT_FAILED)
 
 
 def load_service(bento: Path) -> EkibenService:

@@ -12,6 +12,9 @@ from typing import Any
 
 from ekiben.contract import LoadFailed, LoadRequest, MemoryEstimate, TextRequest
 
+FEATHERS_BYTES = 32 * 2**20
+"""What a parrot that can sleep holds while it is awake."""
+
 
 class Parrot:
     def estimate_memory(self, request: LoadRequest) -> MemoryEstimate:
@@ -36,6 +39,8 @@ class Parrot:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         request.report(0.5)
+        if request.options["sleep"] != "never":
+            return SleepyParrot(request)
         return TameParrot(request)
 
 
@@ -81,6 +86,27 @@ class TameParrot:
         except (asyncio.CancelledError, GeneratorExit):
             print("the parrot is interrupted", flush=True)
             raise
+
+
+class SleepyParrot(TameParrot):
+    """Sheds its feathers for the night."""
+
+    def __init__(self, request: LoadRequest) -> None:
+        super().__init__(request)
+        self._how = request.options["sleep"]
+        self._feathers = bytearray(os.urandom(FEATHERS_BYTES))
+
+    async def sleep(self) -> None:
+        if self._how == "tosses":
+            raise RuntimeError("a noise in the cage")
+        self._feathers = bytearray()
+        print("the parrot sleeps", flush=True)
+
+    async def wake(self) -> None:
+        if self._how == "fails":
+            raise LoadFailed("the parrot is stunned: try another one")
+        self._feathers = bytearray(os.urandom(FEATHERS_BYTES))
+        print("the parrot wakes", flush=True)
 
 
 def _object(request: TextRequest, choice: dict[str, Any], *, last: bool) -> bytes:
