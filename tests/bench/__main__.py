@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.bench import decisions, gateway_overhead, idle, installed_size, start_up, throughput
+from tests.bench import decisions, gateway_overhead, idle, installed_size, start_up, stopped, throughput
 from tests.bench.home import weights_home
 
 Benchmark = Callable[[Path, Path], Iterator[dict[str, Any]]]
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "gateway-overhead": gateway_overhead.run,
     "throughput": throughput.run,
     "installed-size": installed_size.run,
+    "stopped": stopped.run,
 }
 
 
