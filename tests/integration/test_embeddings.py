@@ -308,3 +308,17 @@ async def test_what_is_no_model_is_refused(tmp_path: Path, folder: Path) -> None
     (empty := tmp_path / "empty").mkdir()
     assert "modules.json" in await refused(empty, tmp_path)
     assert "512 positions" in await refused(folder, tmp_path, max_length=9999)
+
+
+async def test_embedder_that_slept_answers_as_before(embedder: Any) -> None:
+    """Where there is no GPU, from the host to the host: what is left out is the copy alone."""
+    from ekiben_sentence_transformers.embedder import SleepyEmbedder
+
+    assert not hasattr(embedder, "sleep"), "on the host it would save nothing"
+    request = EmbedRequest(inputs=TRAIN)
+    before = await embedder.embed(request)
+    sleepy = SleepyEmbedder(embedder._encoder, embedder._worker, batch_size=32, device="cpu")
+    await sleepy.sleep()
+    await sleepy.wake()
+    after = await sleepy.embed(request)
+    assert np.array_equal(before.vectors, after.vectors)

@@ -142,3 +142,17 @@ class Embedder:
             if not job.done.done():
                 job.done.set_exception(error)
                 self._jobs.remove(job)
+
+
+class SleepyEmbedder(Embedder):
+    """One that can leave its GPU and wait on the host: a LoadedModel and a Sleeper."""
+
+    def __init__(self, encoder: Encoder, worker: WorkerThread, *, batch_size: int, device: str) -> None:
+        super().__init__(encoder, worker, batch_size=batch_size)
+        self._device = device
+
+    async def sleep(self) -> None:
+        await self._worker.run(self._encoder.move, "cpu")
+
+    async def wake(self) -> None:
+        await self._worker.run(self._encoder.move, self._device)

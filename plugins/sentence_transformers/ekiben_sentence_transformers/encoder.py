@@ -61,6 +61,15 @@ class Encoder:
         for module in self._model.modules():
             module.register_forward_pre_hook(self._before_layer)
 
+    def move(self, device: str) -> None:
+        """Have the weights elsewhere. Raises LoadFailed when there is no room for them."""
+        try:
+            self._model.to(device)
+        except torch.OutOfMemoryError as error:
+            raise LoadFailed(f"the model does not fit on {device!r} any more: {error}") from None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def check(self, request: EmbedRequest) -> None:
         """Quick. Raises InvalidRequest and UnsupportedParameter."""
         self._check_dimensions(request.dimensions)

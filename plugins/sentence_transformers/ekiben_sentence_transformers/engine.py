@@ -46,10 +46,13 @@ class SentenceTransformers:
 
 def _open(folder: ModelFolder, request: LoadRequest, worker: WorkerThread) -> LoadedModel:
     """On the worker, since the imports alone take seconds."""
-    from ekiben_sentence_transformers.embedder import Embedder
+    from ekiben_sentence_transformers.embedder import Embedder, SleepyEmbedder
     from ekiben_sentence_transformers.encoder import Encoder
 
     request.report(0.5)
     encoder = Encoder(folder, request)
     request.report(1.0)
-    return Embedder(encoder, worker, batch_size=int(request.options["batch_size"]))
+    batch_size = int(request.options["batch_size"])
+    if request.device.kind == "cpu":
+        return Embedder(encoder, worker, batch_size=batch_size)
+    return SleepyEmbedder(encoder, worker, batch_size=batch_size, device=str(request.device))
