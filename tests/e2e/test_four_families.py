@@ -35,7 +35,9 @@ def test_nothing_runs_and_everything_is_listed(platform: Any) -> None:
     } <= set(names)
     for model in platform.get("/v1/models")["data"]:
         assert model["state"] == "cold"
-    assert platform.get("/api/replicas") == {"replicas": [], "zygotes": []}
+    idle = platform.get("/api/replicas")
+    assert (idle["replicas"], idle["zygotes"]) == ([], [])
+    assert idle["memory"]["cpu"]["held_bytes"] == 0
 
 
 def test_chat_cold_then_warm_then_gone(platform: Any) -> None:
