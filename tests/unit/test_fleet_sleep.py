@@ -173,3 +173,11 @@ def test_new_spec_ends_a_slept_one(fleet: Bedroom) -> None:
     fleet.later(300)
     fleet.naps("r1")
     assert fleet.send(Replace(M, Terms())) == [Terminate("r1")]
+
+
+def test_new_spec_ends_one_that_is_about_to_wake(fleet: Bedroom) -> None:
+    fleet.bring(M)
+    fleet.later(300)
+    fleet.naps("r1")
+    fleet.arrive(M)
+    assert fleet.send(Replace(M, Terms())) == [Prepare(M), Terminate("r1")]

@@ -29,8 +29,7 @@ class Leaving:
         """No new requests; it ends when those that it has are over. One without a process is just gone."""
         if replica.state is State.DRAINING:
             return
-        if replica.state is State.SLEPT:
-            replica.naps = False
+        replica.naps = False  # who sleeps, or is about to wake, goes for good
         if not replica.launched:
             self._state.remove(replica)
         else:
