@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from ekiben.contract import InvalidRequest, TextRequest, UnsupportedParameter
 from ekiben.contract.gguf import GgufModel
+from ekiben.contract.text.fan_out import interleave
+from ekiben.contract.text.tools import CallReader, plan_tools
+from ekiben.contract.text.usage import total_usage
 from ekiben_llama_cpp.chat import ChatJob
 from ekiben_llama_cpp.completion import CompletionJob, prompts_of
-from ekiben_llama_cpp.fan_out import interleave
 from ekiben_llama_cpp.memory import context_tokens, working_bytes
 from ekiben_llama_cpp.parameters import seeds
 from ekiben_llama_cpp.template import template_for
-from ekiben_llama_cpp.tools import CallReader, plan_tools
-from ekiben_llama_cpp.usage import total_usage
 
 USER = {"role": "user", "content": "hi"}
 

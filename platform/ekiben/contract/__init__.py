@@ -4,8 +4,9 @@
 written for, and the platform refuses others before it imports anything of them.
 
 Read `engine` to write an engine, `source` to bring weights from somewhere new, `policy` to decide what
-stays in memory, `abilities` for the requests and answers of each ability, `manifest` for `plugin.toml`,
-and `testing` for the conformance suite that every plugin, first-party ones too, runs over itself.
+stays in memory, `dialect` to speak another API, `abilities` for the requests and answers of each ability,
+`text` for what engines of text share, `manifest` for `plugin.toml`, and `testing` for the conformance suite
+that every plugin, first-party ones too, runs over itself.
 """
 
 from ekiben.contract.abilities import (
@@ -20,15 +21,22 @@ from ekiben.contract.abilities import (
     OcrPage,
     OcrRequest,
     ReadText,
+    Rerank,
+    Rerankings,
+    RerankRequest,
     Speak,
     SpeakRequest,
     TextRequest,
+    Tokenizer,
+    TokenizeRequest,
+    Tokens,
     Transcribe,
     TranscribeRequest,
     Transcription,
     TranscriptSegment,
     TranscriptWord,
 )
+from ekiben.contract.dialect import Dialect, DialectRoute, Events, Failure, Translation
 from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest, MemoryEstimate, Sleeper
 from ekiben.contract.manifest import (
     API_VERSION,
@@ -70,6 +78,8 @@ __all__ = [
     "Complete",
     "ConfigError",
     "Device",
+    "Dialect",
+    "DialectRoute",
     "Embed",
     "EmbedInput",
     "EmbedRequest",
@@ -78,6 +88,8 @@ __all__ = [
     "EngineError",
     "EngineSection",
     "EngineTimeout",
+    "Events",
+    "Failure",
     "Family",
     "FetchFailed",
     "FetchProgress",
@@ -99,6 +111,9 @@ __all__ = [
     "Policy",
     "ReadText",
     "RequestTooLarge",
+    "Rerank",
+    "RerankRequest",
+    "Rerankings",
     "Resident",
     "Sleeper",
     "Source",
@@ -107,11 +122,15 @@ __all__ = [
     "Speak",
     "SpeakRequest",
     "TextRequest",
+    "TokenizeRequest",
+    "Tokenizer",
+    "Tokens",
     "Transcribe",
     "TranscribeRequest",
     "TranscriptSegment",
     "TranscriptWord",
     "Transcription",
+    "Translation",
     "UnsupportedParameter",
     "Variant",
 ]

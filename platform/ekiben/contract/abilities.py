@@ -31,6 +31,8 @@ class TextRequest:
     model: str
     """The name to put into answers."""
     request_id: str
+    adapter: str | None = None
+    """One of `LoadRequest.adapters`; None: the model as it is."""
 
 
 @runtime_checkable
@@ -73,6 +75,65 @@ class Embeddings:
 class Embed(Protocol):
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """One vector for each input, in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankRequest:
+    query: str
+    documents: Sequence[str]
+    """At least one."""
+    max_tokens_per_document: int | None = None
+    """Longer ones are cut; None: at what the model takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rerankings:
+    scores: Sequence[float]
+    """One for each document, in the order of the request; higher is more relevant."""
+    prompt_tokens: int
+
+
+@runtime_checkable
+class Rerank(Protocol):
+    async def rerank(self, request: RerankRequest) -> Rerankings:
+        """How well each document answers the query."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizeRequest:
+    """A text, or a conversation as the model's template renders it; one of the two."""
+
+    text: str | None = None
+    messages: Sequence[Mapping[str, Any]] | None = None
+    """OpenAI's, validated against its types."""
+    tools: Sequence[Mapping[str, Any]] = ()
+    add_special_tokens: bool = True
+    """For a text: what the tokenizer puts around it by itself."""
+    add_generation_prompt: bool = True
+    """For a conversation: whether it ends with the beginning of an answer."""
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    ids: Sequence[int]
+    texts: Sequence[str]
+    """What each token stands for; a piece of a character reads as U+FFFD."""
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """A LoadedModel that shows its tokenizer has these as well, whatever its abilities."""
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """Raises InvalidRequest where there is a conversation and no template for it."""
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        """Raises InvalidRequest for numbers that are no tokens."""
+
+    @property
+    def max_model_tokens(self) -> int:
+        """Of one request, prompt and answer together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +249,7 @@ PROTOCOL_OF: Final[dict[Ability, type]] = {
     Ability.CHAT: Chat,
     Ability.COMPLETE: Complete,
     Ability.EMBED: Embed,
+    Ability.RERANK: Rerank,
     Ability.TRANSCRIBE: Transcribe,
     Ability.TRANSLATE: Transcribe,
     Ability.SPEAK: Speak,

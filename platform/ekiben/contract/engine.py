@@ -7,8 +7,8 @@ plugin is quick and cannot fail for want of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -59,12 +59,24 @@ class LoadRequest:
     options: Mapping[str, Any]
     """The manifest's defaults under the variant's options, already validated against the manifest."""
     device: Device
+    """The first of `devices`."""
     threads: int
     """How many CPU threads the engine may use."""
     scratch: Path
     """A folder of this replica alone, mode 0700, removed when it ends: for sockets and temporary files."""
     report: Callable[[float], None]
     """Progress of the load, 0 to 1; may be called from any thread; never blocks."""
+    companions: Mapping[str, Path] = field(default_factory=dict)
+    """Further weights of the variant, by their names in the manifest; read only."""
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    """LoRA adapters by name; `TextRequest.adapter` says which one a request wants."""
+    more_devices: Sequence[Device] = ()
+    """Besides `device`, of the same kind; for models that are spread over several."""
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """All of them, in order."""
+        return (self.device, *self.more_devices)
 
 
 class LoadedModel(Protocol):

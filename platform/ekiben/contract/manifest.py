@@ -1,7 +1,7 @@
 """`plugin.toml`: all that the platform needs to know of a plugin before, and without, importing it.
 
     id      = "llama_cpp"                       # = folder name = package name without `ekiben_`
-    kind    = "engine"                          # or "source", "policy"
+    kind    = "engine"                          # or "source", "policy", "dialect"
     api     = 1                                 # the contract version the plugin was written for
     name    = "llama.cpp"
     summary = "GGUF models with continuous batching"
@@ -23,11 +23,13 @@
     minimum = 128
     help = "tokens of context, shared by all parallel requests"
 
-A source has `[source]` with `[source.parameters.NAME]` tables of the same shape. A policy has no table.
+A source has `[source]` with `[source.parameters.NAME]` tables of the same shape. Policies and
+dialects have no table.
 """
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Any, Final, Literal
 
@@ -52,12 +54,14 @@ class PluginKind(StrEnum):
     ENGINE = "engine"
     SOURCE = "source"
     POLICY = "policy"
+    DIALECT = "dialect"
 
 
 METHODS_OF_KIND: Final[dict[PluginKind, tuple[str, ...]]] = {
     PluginKind.ENGINE: ("estimate_memory", "load"),
     PluginKind.SOURCE: ("fetch",),
     PluginKind.POLICY: ("worth", "keep_alive_s"),
+    PluginKind.DIALECT: ("routes", "error"),
 }
 """What a plugin's object must have."""
 
@@ -126,10 +130,20 @@ class EngineSection(_Table):
     """Modules that a load or a first request imports. They are imported ahead, in a process from which
     replicas are forked: none of them may start a thread, or touch a GPU, when it is imported."""
     options: dict[str, Option] = Field(default_factory=dict)
+    companions: dict[str, str] = Field(default_factory=dict)
+    """Further weights that a variant may name, and what each is for."""
+    adapters: bool = False
+    """Whether it can serve LoRA adapters of a model beside the model."""
+    spread: tuple[str, ...] = ()
+    """Options, integers, whose product is the number of devices that a model is spread over."""
 
     def defaults(self) -> dict[str, Any]:
         """The options that have a default."""
         return {name: option.default for name, option in self.options.items() if option.default is not None}
+
+    def devices_for(self, options: dict[str, Any]) -> int:
+        """How many devices a model with these options takes."""
+        return math.prod((self.defaults() | options).get(name, 1) for name in self.spread)
 
 
 class SourceSection(_Table):

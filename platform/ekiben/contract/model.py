@@ -30,6 +30,7 @@ class Ability(StrEnum):
     CHAT = "chat"
     COMPLETE = "complete"
     EMBED = "embed"
+    RERANK = "rerank"
     TRANSCRIBE = "transcribe"
     TRANSLATE = "translate"
     SPEAK = "speak"
@@ -38,12 +39,13 @@ class Ability(StrEnum):
 
 ABILITIES_OF_FAMILY: Final[dict[Family, frozenset[Ability]]] = {
     Family.LLM: frozenset({Ability.CHAT, Ability.COMPLETE}),
-    Family.EMBEDDING: frozenset({Ability.EMBED}),
+    Family.EMBEDDING: frozenset({Ability.EMBED, Ability.RERANK}),
     Family.AUDIO: frozenset({Ability.TRANSCRIBE, Ability.TRANSLATE, Ability.SPEAK}),
     Family.VISION: frozenset({Ability.READ_TEXT}),
 }
 
 NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+_ADAPTER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 
@@ -138,6 +140,20 @@ class Variant(_Spec):
     engine: str = Field(min_length=1)
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of that engine, as its manifest describes them."""
+    companions: dict[str, SourceSpec] = Field(default_factory=dict)
+    """Further weights that are loaded with the model's own, by the names in the engine's manifest: a
+    projector for pictures, a draft model."""
+    adapters: dict[str, SourceSpec] = Field(default_factory=dict)
+    """LoRA adapters by name. Each is a model of its own to clients, `model:adapter`, and shares the
+    replicas of this one."""
+
+    @field_validator("adapters")
+    @classmethod
+    def _adapters_have_plain_names(cls, adapters: dict[str, SourceSpec]) -> dict[str, SourceSpec]:
+        for name in adapters:
+            if not _ADAPTER_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is not the name of an adapter: letters, digits and . _ - only")
+        return adapters
 
 
 class ReplicaRange(_Spec):
@@ -202,6 +218,21 @@ class ModelSpec(_Spec):
             )
         return self
 
+    @property
+    def adapters(self) -> frozenset[str]:
+        """Of all variants."""
+        return frozenset(name for variant in self.variants for name in variant.adapters)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that clients may send for it: its name, its aliases, and `name:adapter` for its adapters."""
+        return (self.name, *self.aliases, *(f"{self.name}:{adapter}" for adapter in sorted(self.adapters)))
+
     def answers_to(self, name: str) -> bool:
-        """Whether a client that sends `name` means this model."""
-        return name == self.name or name in self.aliases
+        """Whether a client that sends `name` means this model, or one of its adapters."""
+        return name in self.names
+
+    def adapter_of(self, name: str) -> str | None:
+        """The adapter that a client means who sends `name`, one of `names`."""
+        own, _, adapter = name.rpartition(":")
+        return adapter if own == self.name and adapter in self.adapters else None

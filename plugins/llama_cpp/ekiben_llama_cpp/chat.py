@@ -12,11 +12,11 @@ from typing import Any, Final
 from uuid import uuid4
 
 from ekiben.contract import InvalidRequest, TextRequest, UnsupportedParameter
+from ekiben.contract.text.schemas import check_schema
+from ekiben.contract.text.tools import CallReader, plan_tools
+from ekiben.contract.text.usage import total_usage
 from ekiben_llama_cpp.draft import ChatDraft, Draft
 from ekiben_llama_cpp.parameters import sampling, seeds
-from ekiben_llama_cpp.schemas import check_schema
-from ekiben_llama_cpp.tools import CallReader, plan_tools
-from ekiben_llama_cpp.usage import total_usage
 
 _TRANSLATED: Final = frozenset(
     {

@@ -12,9 +12,9 @@ from typing import Any, Final, TypeAlias
 from uuid import uuid4
 
 from ekiben.contract import InvalidRequest, TextRequest, UnsupportedParameter
+from ekiben.contract.text.usage import total_usage
 from ekiben_llama_cpp.draft import CompletionDraft, Draft
 from ekiben_llama_cpp.parameters import sampling, seeds
-from ekiben_llama_cpp.usage import total_usage
 
 Prompt: TypeAlias = str | list[int]
 

@@ -8,11 +8,11 @@ from contextlib import aclosing
 from typing import Any, Protocol
 
 from ekiben.contract import TextRequest
+from ekiben.contract.text.fan_out import interleave
 from ekiben_llama_cpp.chat import ChatJob
 from ekiben_llama_cpp.client import LlamaClient
 from ekiben_llama_cpp.completion import CompletionJob, prompts_of
 from ekiben_llama_cpp.draft import Draft
-from ekiben_llama_cpp.fan_out import interleave
 from ekiben_llama_cpp.native import NativeServer
 
 

@@ -1,15 +1,12 @@
-"""What llama.cpp honours of a request, and what of it must be refused rather than dropped."""
+"""What llama.cpp honours of a request."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from typing import Any, Final
 
-from ekiben.contract import UnsupportedParameter
+from ekiben.contract.text.parameters import OPENAI_SAMPLING, honoured
 
-OPENAI_SAMPLING: Final = frozenset(
-    {"frequency_penalty", "logit_bias", "presence_penalty", "stop", "temperature", "top_p"}
-)
 LLAMA_SAMPLING: Final = frozenset(
     {
         "cache_prompt",
@@ -39,28 +36,6 @@ LLAMA_SAMPLING: Final = frozenset(
 """Extensions of llama.cpp's own, checked by it. Without `grammar`: a nested one overflows its stack."""
 
 _PASSED: Final = OPENAI_SAMPLING | LLAMA_SAMPLING
-_NEEDLESS: Final = frozenset(
-    {
-        "metadata",
-        "model",
-        "prompt_cache_key",
-        "prompt_cache_options",
-        "prompt_cache_retention",
-        "safety_identifier",
-        "stream",
-        "stream_options",
-        "user",
-    }
-)
-"""Accepted, and without a meaning here."""
-
-_NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
-    "modalities": (["text"],),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "verbosity": ("medium",),
-}
-"""Accepted with the values that ask for nothing."""
 
 _SEEDS: Final = 2**32 - 1
 """llama.cpp takes 32 bits, and the largest of them for no seed at all."""
@@ -71,16 +46,7 @@ def sampling(body: Mapping[str, Any], *, translated: Set[str]) -> dict[str, Any]
 
     Raises UnsupportedParameter for the first field that nobody honours.
     """
-    passed: dict[str, Any] = {}
-    for name, value in body.items():
-        if value is None or name in translated or name in _NEEDLESS or value in _NEUTRAL.get(name, ()):
-            continue
-        if name not in _PASSED:
-            raise UnsupportedParameter(
-                f"{name[:64]!r} cannot be honoured by llama.cpp: leave it out", param=name[:64]
-            )
-        passed[name] = value
-    return passed
+    return honoured(body, engine="llama.cpp", passed=_PASSED, translated=translated)
 
 
 def seeds(body: Mapping[str, Any], count: int) -> list[dict[str, int]]:

@@ -1,6 +1,6 @@
 """Tools of a chat request: which ones, whether one must be called, and the call that the model then writes.
 
-llama.cpp lets a model talk before it calls, even when a call is required, and small models never get to
+Left to itself a model may talk before it calls, even when a call is required, and small models never get to
 it. A call that must be made is therefore asked for as JSON of the tool's schema, and read back as a call.
 """
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import uuid4
 
-from ekiben.contract import InvalidRequest, UnsupportedParameter
-from ekiben_llama_cpp.schemas import check_schema
+from ekiben.contract.text.schemas import check_schema
+from ekiben.errors import InvalidRequest, UnsupportedParameter
 
 _TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NO_PARAMETERS: Final[Mapping[str, Any]] = {"type": "object", "properties": {}, "additionalProperties": False}

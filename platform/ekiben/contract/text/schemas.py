@@ -1,7 +1,7 @@
 """How large a JSON schema may be.
 
-llama.cpp turns schemas into grammars and tries all their alternatives for every token, in the one loop that
-serves everybody: some patterns keep that loop busy for minutes.
+Engines turn schemas into grammars and try their alternatives for every token, some of them in the one loop
+that serves everybody: there are patterns that keep such a loop busy for minutes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from ekiben.contract import InvalidRequest
+from ekiben.errors import InvalidRequest
 
 MAX_PARTS: Final = 4096
 """Objects and lists of a schema."""
