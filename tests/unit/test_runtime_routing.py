@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ekiben.contract.model import Ability
-from ekiben.runtime.routing import ABILITIES_OF_MODULE, ABILITY_OF_PATH, routes_of
+from ekiben.contract.model import TEXT_ABILITIES, Ability
+from ekiben.runtime.routing import ABILITIES_OF_MODULE, ABILITY_OF_PATH, TOKENIZER_PATHS, routes_of
 
 
 def test_the_table_of_paths_agrees_with_the_routes() -> None:
     routes = routes_of(frozenset(Ability))
     assert {route.path: route.abilities for route in routes} == {
         path: frozenset({ability}) for path, ability in ABILITY_OF_PATH.items()
-    }
+    } | dict.fromkeys(TOKENIZER_PATHS, TEXT_ABILITIES)
     assert {route.method for route in routes} == {"POST"}
 
 

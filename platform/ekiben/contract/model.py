@@ -44,6 +44,9 @@ ABILITIES_OF_FAMILY: Final[dict[Family, frozenset[Ability]]] = {
     Family.VISION: frozenset({Ability.READ_TEXT}),
 }
 
+TEXT_ABILITIES: Final = frozenset({Ability.CHAT, Ability.COMPLETE, Ability.EMBED, Ability.RERANK})
+"""Of models that read text, and so have a tokenizer."""
+
 NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 _ADAPTER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")

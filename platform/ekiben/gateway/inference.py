@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from ekiben.contract.model import Ability, ModelSpec
+from ekiben.contract.model import TEXT_ABILITIES, Ability, ModelSpec
 from ekiben.errors import InvalidRequest
 from ekiben.gateway.exchange import Exchange
 from ekiben.gateway.ports import CatalogPort
@@ -19,10 +19,11 @@ from ekiben.gateway.target import FORM_TYPE, JSON_TYPE, read_target
 
 @dataclass(frozen=True, slots=True)
 class InferenceRoute:
-    """A path, the abilities of which a model needs one, and the bodies that it takes."""
+    """A path, the ability that a model needs for it, and the bodies that it takes."""
 
     path: str
-    ability: Ability
+    ability: Ability | None
+    """None: that it reads text, in whatever way."""
     types: frozenset[str] = frozenset({JSON_TYPE})
     ends_with_done: bool = False
     prefixes: Callable[[bytes], tuple[int, ...]] | None = None
@@ -33,6 +34,13 @@ INFERENCE: Final = (
     InferenceRoute("/v1/chat/completions", Ability.CHAT, ends_with_done=True, prefixes=chat_prefixes),
     InferenceRoute("/v1/completions", Ability.COMPLETE, ends_with_done=True, prefixes=prompt_prefixes),
     InferenceRoute("/v1/embeddings", Ability.EMBED),
+    InferenceRoute("/rerank", Ability.RERANK),
+    InferenceRoute("/v1/rerank", Ability.RERANK),
+    InferenceRoute("/v2/rerank", Ability.RERANK),
+    InferenceRoute("/tokenize", None),
+    InferenceRoute("/detokenize", None),
+    InferenceRoute("/v1/tokenize", None),
+    InferenceRoute("/v1/detokenize", None),
     InferenceRoute("/v1/audio/transcriptions", Ability.TRANSCRIBE, frozenset({FORM_TYPE})),
     InferenceRoute("/v1/audio/translations", Ability.TRANSLATE, frozenset({FORM_TYPE})),
     InferenceRoute("/v1/audio/speech", Ability.SPEAK),
@@ -77,8 +85,8 @@ class Inference:
             body.close()
 
 
-def _check_ability(spec: ModelSpec, ability: Ability) -> None:
+def _check_ability(spec: ModelSpec, ability: Ability | None) -> None:
     """Said before anything is started: the model would only come up to say the same."""
-    if ability not in spec.abilities:
-        can = ", ".join(sorted(spec.abilities))
-        raise InvalidRequest(f"the model {spec.name!r} cannot {ability.value}: it can {can}", param="model")
+    if not spec.abilities & (TEXT_ABILITIES if ability is None else {ability}):
+        can, wanted = ", ".join(sorted(spec.abilities)), ability.value if ability else "read text"
+        raise InvalidRequest(f"the model {spec.name!r} cannot {wanted}: it can {can}", param="model")

@@ -1,4 +1,4 @@
-"""The application of a replica: `/v1/*` by itself, everything else by BentoML.
+"""The application of a replica: `/v1/*` and its like by itself, everything else by BentoML.
 
 BentoML's middlewares cost more than an embedding, and its timeouts and error bodies are not OpenAI's,
 so the OpenAI routes lie in front of its application and not in it. Its documentation page, schema,
@@ -30,7 +30,7 @@ from ekiben.runtime.http import (
     respond,
     send_answer,
 )
-from ekiben.runtime.routing import ABILITY_OF_PATH, RouteTable, method_not_allowed, routes_of, warm
+from ekiben.runtime.routing import RouteTable, method_not_allowed, needed_by, routes_of, warm
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class ReplicaApp:
             await send_answer(error_answer(ModelNotReady("the model sleeps: try again")), send)
         else:
             with self._host.use():
-                serve = self._serve if f"{scope['path']}/".startswith("/v1/") else self._bento
+                serve = self._serve if _is_ours(scope["path"]) else self._bento
                 await serve(scope, receive, send)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,9 +145,13 @@ class ReplicaApp:
         }
 
 
+def _is_ours(path: str) -> bool:
+    return f"{path}/".startswith("/v1/") or needed_by(path) is not None
+
+
 def _label(path: str) -> str:
     """For the metrics: one of few values, whatever clients ask for."""
-    if path in ABILITY_OF_PATH:
+    if needed_by(path) is not None:
         return path
     return _MODELS if path.startswith(_MODELS) else "other"
 

@@ -38,7 +38,8 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 logger = logging.getLogger(__name__)
 
 MAX_JSON_BYTES: Final = 32 * 2**20
-
+MODEL_HEADER: Final = "x-ekiben-model"
+"""What the name in the body stands for, where the platform knows and the replica cannot."""
 
 SSE_DONE: Final = b"data: [DONE]\n\n"
 
@@ -204,17 +205,29 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def check_model_name(request: Request, name: object) -> str:
-    """The `model` of a body, which must mean this replica's model. Raises InvalidRequest, ModelNotFound."""
+def check_model_name(request: Request, name: object, *, adapters: bool = False) -> str:
+    """The name under which the answer goes: of this replica's model, or of one of its adapters.
+
+    `name` is the `model` of a body. `adapters`: the route can serve them. Raises InvalidRequest and
+    ModelNotFound.
+    """
     if name is None or name == "":
         raise InvalidRequest("you must provide a model parameter", param="model")
     if not isinstance(name, str):
         raise InvalidRequest("'model' must be a text", param="model")
-    if not request.model.answers_to(name):
+    model = request.model
+    meant = request.header(MODEL_HEADER) or name
+    if not model.answers_to(meant):
         raise ModelNotFound(
-            f"the model {name[:128]!r} is not served here; this is {request.model.name!r}", param="model"
+            f"the model {meant[:128]!r} is not served here; this is {model.name!r}", param="model"
         )
-    return name
+    if model.adapter_of(meant) is None:
+        return model.name
+    if not adapters:
+        raise InvalidRequest(
+            f"{request.path} cannot be answered by an adapter: ask {model.name!r}", param="model"
+        )
+    return meant
 
 
 async def respond(request: Request, handler: Handler, send: Send) -> None:

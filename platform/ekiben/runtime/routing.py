@@ -11,13 +11,15 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Final
 
-from ekiben.contract.model import Ability, ModelSpec
+from ekiben.contract.model import TEXT_ABILITIES, Ability, ModelSpec
 from ekiben.errors import EkibenError, InvalidRequest, MethodNotAllowed, NotFound
 from ekiben.runtime.http import Route
 
 ABILITIES_OF_MODULE: Final[dict[str, frozenset[Ability]]] = {
     "ekiben.runtime.text": frozenset({Ability.CHAT, Ability.COMPLETE}),
     "ekiben.runtime.embeddings": frozenset({Ability.EMBED}),
+    "ekiben.runtime.rerank": frozenset({Ability.RERANK}),
+    "ekiben.runtime.tokens": TEXT_ABILITIES,
     "ekiben.runtime.audio": frozenset({Ability.TRANSCRIBE, Ability.TRANSLATE, Ability.SPEAK}),
     "ekiben.runtime.ocr": frozenset({Ability.READ_TEXT}),
 }
@@ -25,11 +27,16 @@ ABILITY_OF_PATH: Final[dict[str, Ability]] = {
     "/v1/chat/completions": Ability.CHAT,
     "/v1/completions": Ability.COMPLETE,
     "/v1/embeddings": Ability.EMBED,
+    "/rerank": Ability.RERANK,
+    "/v1/rerank": Ability.RERANK,
+    "/v2/rerank": Ability.RERANK,
     "/v1/audio/transcriptions": Ability.TRANSCRIBE,
     "/v1/audio/translations": Ability.TRANSLATE,
     "/v1/audio/speech": Ability.SPEAK,
     "/v1/images/ocr": Ability.READ_TEXT,
 }
+TOKENIZER_PATHS: Final = frozenset({"/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize"})
+"""For every model that reads text, if its engine shows its tokenizer."""
 
 
 class RouteTable:
@@ -48,13 +55,19 @@ class RouteTable:
         methods = sorted(known for known, at in self._routes if at == path)
         if methods:
             return method_not_allowed(method, path, allow=", ".join(methods))
-        if (needed := ABILITY_OF_PATH.get(path)) is None:
+        if (needed := needed_by(path)) is None:
             return NotFound(f"there is no route {path[:200]!r} here")
         can = ", ".join(sorted(self._model.abilities))
         return InvalidRequest(
-            f"the model {self._model.name!r} cannot {needed.value}, which {path} needs: it can {can}",
-            param="model",
+            f"the model {self._model.name!r} cannot {needed}, which {path} needs: it can {can}", param="model"
         )
+
+
+def needed_by(path: str) -> str | None:
+    """What a model must be able to for a path, in words; None: there is no such path."""
+    if (ability := ABILITY_OF_PATH.get(path)) is not None:
+        return ability.value
+    return "read text" if path in TOKENIZER_PATHS else None
 
 
 def routes_of(abilities: frozenset[Ability]) -> list[Route]:

@@ -33,7 +33,7 @@ async def _parse(
     request: Request, surface: Surface, check: Callable[[Mapping[str, Any]], None]
 ) -> TextRequest:
     body = request.json()
-    check_model_name(request, body.get("model"))
+    name = check_model_name(request, body.get("model"), adapters=True)
     await wire.ready()
     wire.validate(surface, body)
     check(body)
@@ -41,8 +41,9 @@ async def _parse(
         body=body,
         raw=request.raw,
         stream=bool(body.get("stream")),
-        model=request.model.name,
+        model=name,
         request_id=request.request_id,
+        adapter=request.model.adapter_of(name),
     )
 
 
