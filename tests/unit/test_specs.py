@@ -51,6 +51,7 @@ PLUGINS = Plugins(
             families=["llm"],
             abilities=["chat", "complete"],
             formats=["gguf"],
+            companions={"mmproj": "reads pictures"},
             options={
                 "context": {"type": "integer", "help": "tokens", "minimum": 128},
                 "mode": {"type": "string", "help": "how", "choices": ["fast", "slow"]},
@@ -193,6 +194,35 @@ def test_a_file_may_hold_several_specs() -> None:
         ),
         (("keep_alive: 90s", "license: 3"), "models.yaml:4:10: license must be a text, not 3"),
         (("context: 2048", "mode: medium"), "models.yaml:12:13: variants.0.options.mode must be one of fast"),
+        (
+            (
+                "    options:\n      context",
+                "    companions:\n      mmproy: {kind: disk, path: /p}\n    options: {}\n#",
+            ),
+            "models.yaml:12:7: variants.0.companions.mmproy is nothing that writer takes (known: mmproj): "
+            "did you mean 'mmproj'?",
+        ),
+        (
+            (
+                "    options:\n      context",
+                "    companions:\n      mmproj: {kind: disk}\n    options: {}\n#",
+            ),
+            "models.yaml:12:7: variants.0.companions.mmproj.path is required",
+        ),
+        (
+            (
+                "    options:\n      context",
+                "    adapters:\n      tone: {kind: disk, path: /p}\n    options: {}\n#",
+            ),
+            "models.yaml:11:5: variants.0.adapters cannot be served: writer takes no adapters",
+        ),
+        (
+            (
+                "    options:\n      context",
+                "    adapters:\n      a/b: {kind: disk, path: /p}\n    options: {}\n#",
+            ),
+            "models.yaml:11:5: variants.0.adapters is wrong: 'a/b' is not the name of an adapter",
+        ),
     ],
 )
 def test_an_error_points_at_its_line_and_column(change: tuple[str, str], expected: str) -> None:
@@ -334,6 +364,9 @@ def test_a_relative_path_of_local_weights_counts_from_the_file(tmp_path: Path) -
     for kept in ("~/tiny.gguf", "/weights/tiny.gguf"):
         path.write_text(local.replace("/weights/tiny.gguf", kept))
         assert load_spec_file(path, plugins=PLUGINS).variants[0].source.parameters == {"path": kept}
+    path.write_text(local + "    companions:\n      mmproj: {kind: local, path: eyes.gguf}\n")
+    (companion,) = load_spec_file(path, plugins=PLUGINS).variants[0].companions.values()
+    assert companion.parameters == {"path": str(tmp_path / "eyes.gguf")}
 
 
 def test_the_built_in_specs_suit_the_plugins_that_come_along() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -59,7 +59,7 @@ class _Index:
 
     by_name: Mapping[str, Entry] = field(default_factory=dict)
     by_any_name: Mapping[str, Entry] = field(default_factory=dict)
-    """Aliases too; a name wins over an alias, and a user's alias over a built-in one."""
+    """Aliases and adapters too; a model's own name wins over them, and a user's over a built-in one."""
     broken: Mapping[str, BrokenEntry] = field(default_factory=dict)
 
 
@@ -113,22 +113,38 @@ class Catalog:
     def add(self, spec: ModelSpec, *, replace: bool = False) -> Entry:
         """Put a model into the catalog; it is on the disk when this returns.
 
-        With `replace`, a model of the same name that a user added before gives way. Raises ConfigError
-        when the plugins cannot honour the spec, Conflict when a name is taken.
+        With `replace`, a model of the same name gives way: one that a user added for good, a built-in one
+        for as long as this one is there. Raises ConfigError when the plugins cannot honour the spec,
+        Conflict when a name is taken.
         """
-        if problems := spec_problems(spec, self._plugins):
-            raise ConfigError(f"the model {spec.name!r}: {'; '.join(map(str, problems))}")
-        text = _encode(spec)
+        text = self._storable(spec)
         with self._changes:
             self._refuse_taken(spec, replace=replace)
-            self._store.put(spec.name, spec=text, now=self._clock.now())
-            self._index = self._read()
+            self._put(spec, text)
+        return self._index.by_name[spec.name]
+
+    def amend(self, name: str, change: Callable[[ModelSpec], ModelSpec]) -> Entry:
+        """Put a changed spec in the place of a model's; of a built-in one, a user's copy is made.
+
+        On the disk when this returns. Raises ModelNotFound, and as `add` does.
+        """
+        with self._changes:
+            spec = change(self.get(name).spec)
+            text = self._storable(spec)
+            self._refuse_taken(spec, replace=True)
+            if any(entry.spec == spec for entry in self._builtin):
+                self._store.delete(spec.name)  # as it came: no copy is needed any more
+                self._index = self._read()
+            else:
+                self._put(spec, text)
         return self._index.by_name[spec.name]
 
     def remove(self, name: str) -> Entry | BrokenEntry:
         """Take out a model that a user added, by name or alias; gone from the disk when this returns.
 
-        Its weights stay. Raises ModelNotFound, and Conflict for a built-in model.
+        A built-in model whose place it took is there again. Its weights stay.
+
+        Raises ModelNotFound, and Conflict for a built-in model.
         """
         with self._changes:
             broken = self._index.broken.get(name)
@@ -142,6 +158,15 @@ class Catalog:
         with self._changes:
             self._index = self._read()
 
+    def _storable(self, spec: ModelSpec) -> str:
+        if problems := spec_problems(spec, self._plugins):
+            raise ConfigError(f"the model {spec.name!r}: {'; '.join(map(str, problems))}")
+        return _encode(spec)
+
+    def _put(self, spec: ModelSpec, text: str) -> None:
+        self._store.put(spec.name, spec=text, now=self._clock.now())
+        self._index = self._read()
+
     def _removable(self, name: str) -> Entry:
         entry = self.get(name)
         if entry.origin is Origin.BUILTIN:
@@ -153,12 +178,14 @@ class Catalog:
         same = index.by_name.get(spec.name)
         if not replace and (spec.name in index.broken or (same and same.origin is Origin.USER)):
             raise Conflict(f"a model {spec.name!r} was added already: replace it, or choose another name")
-        for name in (spec.name, *spec.aliases):
+        for name in spec.names:
             holder = index.by_any_name.get(name)
-            if holder is None or (holder is same and same.origin is Origin.USER):
+            if holder is None or (holder is same and (replace or same.origin is Origin.USER)):
                 continue
             what = "built-in model" if holder.origin is Origin.BUILTIN else "model"
             as_what = "name" if name == holder.spec.name else "alias"
+            if holder.spec.adapter_of(name) is not None:
+                as_what = "adapter"
             raise Conflict(
                 f"{name!r} is taken: it is the {as_what} of the {what} {holder.spec.name!r}: choose another"
             )
@@ -181,8 +208,8 @@ class Catalog:
 def _index(entries: Sequence[Entry], broken: Mapping[str, BrokenEntry]) -> _Index:
     """Later entries win: what a user added stays when a new version brings the same name."""
     by_name = {entry.spec.name: entry for entry in entries}
-    aliases = {alias: entry for entry in by_name.values() for alias in entry.spec.aliases}
-    return _Index(dict(sorted(by_name.items())), aliases | by_name, broken)
+    names = {name: entry for entry in by_name.values() for name in entry.spec.names}
+    return _Index(dict(sorted(by_name.items())), names | by_name, broken)
 
 
 def _broken(row: StoredModel, error: ValidationError) -> BrokenEntry:

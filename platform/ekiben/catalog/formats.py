@@ -61,7 +61,10 @@ def gguf_model(path: Path) -> Finding:
     model = parts[0]
     if model.kind != "model" or model.architecture == "clip":
         kind = "mmproj" if model.architecture == "clip" else model.kind
-        raise ConfigError(f"{path} holds a part for another model ({kind}), not a model that runs by itself")
+        hint = ": add it with --adapter-of MODEL" if kind == "adapter" else ""
+        raise ConfigError(
+            f"{path} holds a part for another model ({kind}), not a model that runs by itself{hint}"
+        )
     embeds = model.pooled or model.architecture in _ENCODERS
     return Finding(
         weights=files[0],

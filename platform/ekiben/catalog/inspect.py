@@ -23,6 +23,7 @@ from ekiben.plugins.discovery import Plugins
 PICKLE_SUFFIXES: Final = frozenset(
     {".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"}
 )
+PEFT_CONFIG: Final = "adapter_config.json"
 _TAKEN: Final = (
     "a GGUF file, a sentence-transformers or transformers folder with safetensors, a CTranslate2 Whisper "
     "folder, a Piper voice (.onnx with .onnx.json), or a folder of PP-OCR models"
@@ -114,6 +115,8 @@ def _look_at_folder(folder: Path) -> Finding:
         return formats.gguf_model(_only_gguf(folder, kinds[".gguf"]))
     if ".onnx" in kinds:
         return _look_at_onnx(folder, kinds[".onnx"])
+    if PEFT_CONFIG in names:
+        raise ConfigError(f"{folder} holds an adapter, not a model: add it with --adapter-of MODEL")
     if pickles := [file.name for file in files if file.suffix.lower() in PICKLE_SUFFIXES]:
         raise ConfigError(f"{folder} holds {pickles[0]} and nothing else to load: {PICKLE}")
     held = f"it holds {', '.join(sorted(names)[:5])}" if names else "it holds no file"

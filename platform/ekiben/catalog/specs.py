@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -112,7 +112,7 @@ def resolve_model(text: str, *, plugins: Plugins) -> ModelSpec:
         if path.is_file() and path.suffix.lower() in SPEC_SUFFIXES:
             return load_spec_file(path, plugins=plugins)
         return spec_from_path(path, plugins=plugins)
-    names = [name for spec in specs for name in (spec.name, *spec.aliases)]
+    names = [name for spec in specs for name in spec.names]
     raise ConfigError(
         f"{_short(text)} is neither a built-in model nor a path that exists{did_you_mean(text, names)} "
         f"(built in: {', '.join(spec.name for spec in specs)})"
@@ -134,10 +134,7 @@ def spec_problems(spec: ModelSpec, plugins: Plugins) -> list[Problem]:
         if alias == spec.name or alias in spec.aliases[:index]:
             found.append(Problem(("aliases", index), f"{alias!r} is given twice"))
     for index, variant in enumerate(spec.variants):
-        for problem in (
-            *_engine_problems(spec, variant, plugins),
-            *_source_problems(variant.source, plugins),
-        ):
+        for problem in (*_engine_problems(spec, variant, plugins), *_sources_problems(variant, plugins)):
             found.append(Problem(("variants", index, *problem.location), problem.text, problem.at_key))
     return found
 
@@ -166,11 +163,21 @@ def _read(path: Path) -> str:
 
 
 def _anchored(spec: ModelSpec, folder: Path) -> ModelSpec:
-    variants = tuple(
-        variant.model_copy(update={"source": _anchored_source(variant.source, folder)})
-        for variant in spec.variants
-    )
+    variants = tuple(_anchored_variant(variant, folder) for variant in spec.variants)
     return spec.model_copy(update={"variants": variants})
+
+
+def _anchored_variant(variant: Variant, folder: Path) -> Variant:
+    def anchored(sources: Mapping[str, SourceSpec]) -> dict[str, SourceSpec]:
+        return {name: _anchored_source(source, folder) for name, source in sources.items()}
+
+    return variant.model_copy(
+        update={
+            "source": _anchored_source(variant.source, folder),
+            "companions": anchored(variant.companions),
+            "adapters": anchored(variant.adapters),
+        }
+    )
 
 
 def _anchored_source(source: SourceSpec, folder: Path) -> SourceSpec:
@@ -252,8 +259,24 @@ def _engine_problems(spec: ModelSpec, variant: Variant, plugins: Plugins) -> lis
                 ("format",), f"must be one that {variant.engine} reads ({formats}), not {variant.format!r}"
             )
         )
+    found += _extras_problems(variant, section)
     if reason := _scope_problem(spec, section):
         found.append(Problem(("engine",), f"{variant.engine!r} does not fit: {reason}"))
+    return found
+
+
+def _extras_problems(variant: Variant, section: EngineSection) -> list[Problem]:
+    """Companions and adapters that the engine has no use for."""
+    known = section.companions
+    reason = f"is nothing that {variant.engine} takes (known: {', '.join(known) or 'none'})"
+    found = [
+        Problem(("companions", name), reason + did_you_mean(name, known), at_key=True)
+        for name in variant.companions
+        if name not in known
+    ]
+    if variant.adapters and not section.adapters:
+        text = f"cannot be served: {variant.engine} takes no adapters"
+        found.append(Problem(("adapters",), text, at_key=True))
     return found
 
 
@@ -265,14 +288,24 @@ def _scope_problem(spec: ModelSpec, section: EngineSection) -> str | None:
     return None
 
 
+def _sources_problems(variant: Variant, plugins: Plugins) -> Iterator[Problem]:
+    """Of the weights, and of what comes with them."""
+    places: list[tuple[tuple[str, ...], SourceSpec]] = [(("source",), variant.source)]
+    places += [(("companions", name), source) for name, source in variant.companions.items()]
+    places += [(("adapters", name), source) for name, source in variant.adapters.items()]
+    for place, source in places:
+        for problem in _source_problems(source, plugins):
+            yield Problem((*place, *problem.location), problem.text, problem.at_key)
+
+
 def _source_problems(source: SourceSpec, plugins: Plugins) -> list[Problem]:
     sources = plugins.sources()
     plugin = sources.get(source.kind)
     if plugin is None or plugin.manifest.source is None:
-        return [Problem(("source", "kind"), _unknown("source", source.kind, sources, plugins))]
+        return [Problem(("kind",), _unknown("source", source.kind, sources, plugins))]
     parameters = plugin.manifest.source.parameters
     return [
-        Problem(("source", name), reason, at_key=name not in parameters)
+        Problem((name,), reason, at_key=name not in parameters)
         for name, reason in option_problems(parameters, source.parameters)
     ]
 

@@ -98,18 +98,27 @@ def show(session: Session, name: str, as_yaml: bool, as_json: bool) -> None:
 @model.command("add")
 @click.argument("path", type=click.Path(exists=True, path_type=Path), metavar="FILE.yaml|PATH")
 @click.option("--name", help="The name for weights given by PATH; by default made from the file's name.")
-@click.option("--replace", is_flag=True, help="Take the place of a model that was added under that name.")
+@click.option("--replace", is_flag=True, help="Take the place of what has that name.")
+@click.option("--adapter-of", "base", metavar="MODEL", help="PATH is a LoRA adapter of that model.")
 @json_option
 @click.pass_obj
-def add(session: Session, path: Path, name: str | None, replace: bool, as_json: bool) -> None:
+def add(
+    session: Session, path: Path, name: str | None, replace: bool, base: str | None, as_json: bool
+) -> None:
     """Add a model from a spec in YAML, or from weights on this machine.
 
     PATH is a GGUF file, or a folder in the layout of Hugging Face: headers and config are read to fill
     the spec in. The weights stay where they are.
+
+    With --adapter-of, PATH is a PEFT folder or a GGUF file with a LoRA adapter. It is served by the
+    replicas of its base, under the name `MODEL:NAME`.
     """
     from ekiben.plugins.discovery import discover
 
     plugins = discover()
+    if base is not None:
+        _add_adapter(session, path.absolute(), base, name, plugins, replace=replace, as_json=as_json)
+        return
     added = _add(session, _specs_of(path, name, plugins), plugins, replace=replace)
     if as_json:
         echo_json(added)
@@ -133,14 +142,47 @@ def _add(
         return [describe(catalog.add(spec, replace=replace)) for spec in specs]
 
 
+def _add_adapter(
+    session: Session,
+    path: Path,
+    base: str,
+    name: str | None,
+    plugins: Plugins,
+    *,
+    replace: bool,
+    as_json: bool,
+) -> None:
+    from ekiben.catalog.adapters import adapter_name, look_at_adapter, with_adapter
+    from ekiben.cli.offline import describe, hold_catalog
+
+    adapter, own_name = look_at_adapter(path), name or adapter_name(path)
+    platform = session.find_platform()
+    if platform is not None:
+        body = {"path": str(path), "adapter_of": base, "name": own_name, "replace": replace}
+        added: dict[str, Any] = platform.call("POST", "/api/models", body)
+    else:
+        with hold_catalog(session.settings.home, plugins) as catalog:
+            entry = catalog.amend(
+                base, lambda spec: with_adapter(spec, own_name, adapter, plugins=plugins, replace=replace)
+            )
+        added = describe(entry)
+    if as_json:
+        echo_json([added])
+        return
+    made_for = f" (made for {adapter.made_for})" if adapter.made_for else ""
+    click.echo(f"added {added['name']}:{own_name}{made_for}")
+
+
 @model.command("rm")
 @click.argument("name", metavar="MODEL")
 @click.option("--weights", "with_weights", is_flag=True, help="Remove what was fetched for it, too.")
 @click.pass_obj
 def rm(session: Session, name: str, with_weights: bool) -> None:
-    """Remove a model that was added; a running one is stopped first."""
-    from ekiben.catalog.catalog import BrokenEntry
-    from ekiben.cli.offline import find_spec, hold_catalog
+    """Remove a model that was added, or an adapter (`MODEL:NAME`); a running model is stopped first.
+
+    A built-in model whose place it took is there again.
+    """
+    from ekiben.cli.offline import find_spec
     from ekiben.plugins.discovery import discover
 
     plugins = discover()
@@ -149,23 +191,49 @@ def rm(session: Session, name: str, with_weights: bool) -> None:
     if platform is not None:
         removed = platform.call("DELETE", model_path(name))["name"]
     else:
-        with hold_catalog(session.settings.home, plugins) as catalog:
-            entry = catalog.remove(name)
-        removed = entry.name if isinstance(entry, BrokenEntry) else entry.spec.name
+        removed = _remove_offline(session.settings.home, name, plugins)
     click.echo(f"removed {removed}")
     if spec is not None:
-        _remove_weights(spec, session.settings.home, plugins)
+        _remove_weights(session, spec, plugins)
 
 
-def _remove_weights(spec: ModelSpec, home: Path, plugins: Plugins) -> None:
+def _remove_offline(home: Path, name: str, plugins: Plugins) -> str:
+    from ekiben.catalog.adapters import without_adapter
+    from ekiben.catalog.catalog import BrokenEntry
+    from ekiben.cli.offline import hold_catalog
+
+    with hold_catalog(home, plugins) as catalog:
+        known = all(broken.name != name for broken in catalog.broken())
+        base = catalog.get(name).spec if known else None
+        adapter = base.adapter_of(name) if base is not None else None
+        if base is not None and adapter is not None:
+            catalog.amend(base.name, lambda spec: without_adapter(spec, adapter))
+            return name
+        entry = catalog.remove(name)
+    return entry.name if isinstance(entry, BrokenEntry) else entry.spec.name
+
+
+def _remove_weights(session: Session, spec: ModelSpec, plugins: Plugins) -> None:
+    """What was fetched for a spec that has gone, and what no model that is still there needs."""
+    from ekiben.catalog.parcel import sources_of
+    from ekiben.catalog.shelf import source_key
     from ekiben.catalog.weights import WeightsStore
+    from ekiben.contract.model import ModelSpec
 
-    store = WeightsStore(home, plugins)
+    store = WeightsStore(session.settings.home, plugins)
+    others = [ModelSpec.model_validate(model["spec"]) for model in _read(session, plugins)["models"]]
+    needed = {
+        source_key(source) for other in others for variant in other.variants for source in sources_of(variant)
+    }
     for variant in spec.variants:
-        size = store.size_bytes(variant.source)
-        store.remove(variant.source)
-        if size is not None:
-            click.echo(f"removed {format_bytes(size)} of {variant.format} weights")
+        for source in sources_of(variant):
+            if source_key(source) in needed:
+                continue
+            size = store.size_bytes(source)
+            store.remove(source)
+            if size is not None:
+                what = f"{variant.format} weights" if source is variant.source else "what went with them"
+                click.echo(f"removed {format_bytes(size)} of {what}")
 
 
 def _specs_of(path: Path, name: str | None, plugins: Plugins) -> list[ModelSpec]:
@@ -200,12 +268,24 @@ def complete(model: dict[str, Any], home: Path, plugins: Plugins) -> dict[str, A
     variant = spec.variants[index]
     store = WeightsStore(home, plugins)
     path = store.local_path(variant.source)
-    return model | {
-        "engine": variant.engine,
-        "obstacle": obstacle,
-        "weights": str(path) if path else None,
-        "weights_bytes": store.size_bytes(variant.source),
+    extras = {
+        kind: {name: _shown_path(store.local_path(source)) for name, source in sources.items()}
+        for kind, sources in (("companions", variant.companions), ("adapters", variant.adapters))
     }
+    return (
+        model
+        | extras
+        | {
+            "engine": variant.engine,
+            "obstacle": obstacle,
+            "weights": _shown_path(path),
+            "weights_bytes": store.size_bytes(variant.source),
+        }
+    )
+
+
+def _shown_path(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _fields(m: dict[str, Any]) -> list[tuple[str, str]]:
@@ -224,6 +304,8 @@ def _fields(m: dict[str, Any]) -> list[tuple[str, str]]:
         ("error", m.get("error") or ""),
         ("engine", m["engine"]),
         ("weights", weights),
+        *((f"companion {name}", path or "not here yet") for name, path in m["companions"].items()),
+        *((f"adapter {name}", path or "not here yet") for name, path in m["adapters"].items()),
         ("memory", format_bytes(m["memory_bytes"]) if m.get("memory_bytes") else ""),
         ("fits", format_fit(m["fit"]) if m["fit"] else ""),
         ("unloads in", format_seconds(m["unloads_in_s"]) if m.get("unloads_in_s") is not None else ""),

@@ -15,7 +15,7 @@ from ekiben.cli.pull_progress import make_display
 from ekiben.cli.session import Session
 
 if TYPE_CHECKING:
-    from ekiben.contract.model import SourceSpec
+    from ekiben.contract.model import Variant
     from ekiben.plugins.discovery import Plugins
 
 
@@ -36,7 +36,7 @@ def pull(session: Session, name: str) -> None:
     index, obstacle = chosen_variant(spec, plugins)
     variant = spec.variants[index]
     try:
-        path, size = asyncio.run(_fetch(spec.name, variant.source, session.settings.home, plugins))
+        path, size = asyncio.run(_fetch(spec.name, variant, session.settings.home, plugins))
     except KeyboardInterrupt:
         click.echo(f"stopped; what has come is kept: `ekiben pull {name}` goes on from there", err=True)
         raise
@@ -45,10 +45,11 @@ def pull(session: Session, name: str) -> None:
         click.echo(f"note: {obstacle}", err=True)
 
 
-async def _fetch(name: str, source: SourceSpec, home: Path, plugins: Plugins) -> tuple[Path, int | None]:
+async def _fetch(name: str, variant: Variant, home: Path, plugins: Plugins) -> tuple[Path, int]:
+    from ekiben.catalog.parcel import fetch_parcel, sources_of
     from ekiben.catalog.weights import WeightsStore
 
     store = WeightsStore(home, plugins)
     with make_display(name, terminal=sys.stderr.isatty()) as display:
-        path = await store.ensure(source, report=display.show)
-    return path, store.size_bytes(source)
+        parcel = await fetch_parcel(variant, store, report=display.show)
+    return parcel.weights, sum(store.size_bytes(source) or 0 for source in sources_of(variant))

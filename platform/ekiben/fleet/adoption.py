@@ -160,14 +160,16 @@ def _hold(leftover: Leftover) -> int | None:
 
 def _serves_on(folder: Path, plan: Plan, wanted: Callable[[Plan], bool]) -> bool:
     try:
-        return wanted(plan) and _changed_ns(plan.weights) <= (folder / ORDER_FILE).stat().st_mtime_ns
+        return wanted(plan) and _changed_ns(plan.files) <= (folder / ORDER_FILE).stat().st_mtime_ns
     except OSError:  # weights that are gone
         return False
 
 
-def _changed_ns(weights: Path) -> int:
+def _changed_ns(places: Iterable[Path]) -> int:
     """When the newest of the files was put there."""
-    files = [path for path in weights.rglob("*") if path.is_file()] if weights.is_dir() else [weights]
+    files: list[Path] = []
+    for place in places:
+        files += [path for path in place.rglob("*") if path.is_file()] if place.is_dir() else [place]
     return max((path.stat().st_ctime_ns for path in files), default=0)
 
 

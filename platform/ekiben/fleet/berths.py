@@ -9,7 +9,8 @@ import logging
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from socket import socket as Socket
 from socket import socketpair
@@ -44,10 +45,17 @@ class Plan:
     bento: Path
     device: str
     threads: int
+    companions: Mapping[str, Path] = field(default_factory=dict)
+    adapters: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def engine(self) -> str:
         return self.model.variants[self.variant].engine
+
+    @property
+    def files(self) -> list[Path]:
+        """All files and folders that a replica loads."""
+        return [self.weights, *self.companions.values(), *self.adapters.values()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +183,8 @@ class Berths:
             model=plan.model,
             variant=plan.variant,
             weights=plan.weights,
+            companions=dict(plan.companions),
+            adapters=dict(plan.adapters),
             device=plan.device,
             threads=plan.threads,
             folder=folder,
@@ -193,6 +203,8 @@ def plan_of(order: Order) -> Plan:
         model=order.model,
         variant=order.variant,
         weights=order.weights,
+        companions=order.companions,
+        adapters=order.adapters,
         bento=order.bento,
         device=order.device,
         threads=order.threads,

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Protocol
 
 from ekiben.catalog.choice import choose_variant
-from ekiben.contract.model import ModelSpec, SourceSpec
+from ekiben.catalog.parcel import Parcel, Shelves, fetch_parcel, local_parcel
+from ekiben.contract.model import ModelSpec
 from ekiben.contract.source import FetchProgress
 from ekiben.fleet.launcher import Plan
 from ekiben.plugins.bentos import bento_folder
 from ekiben.plugins.discovery import Plugins
 
 
-class Weights(Protocol):
-    async def ensure(self, source: SourceSpec, *, report: Callable[[FetchProgress], None]) -> Path: ...
-
-    def local_path(self, source: SourceSpec) -> Path | None: ...
-
-
 class CatalogPreparer:
     """Chooses among the variants of the spec and fetches through the weights store."""
 
-    def __init__(self, *, plugins: Plugins, weights: Weights, device: str, threads: int) -> None:
+    def __init__(self, *, plugins: Plugins, weights: Shelves, device: str, threads: int) -> None:
         self._plugins = plugins
         self._weights = weights
         self._device = device
@@ -31,20 +24,22 @@ class CatalogPreparer:
 
     async def prepare(self, spec: ModelSpec, report: Callable[[FetchProgress], None]) -> Plan:
         variant = choose_variant(spec, self._plugins)
-        weights = await self._weights.ensure(spec.variants[variant].source, report=report)
-        return self._plan(spec, variant, weights)
+        parcel = await fetch_parcel(spec.variants[variant], self._weights, report=report)
+        return self._plan(spec, variant, parcel)
 
     def look(self, spec: ModelSpec) -> Plan | None:
         """The plan, if the weights are here. Raises EngineNotInstalled."""
         variant = choose_variant(spec, self._plugins)
-        weights = self._weights.local_path(spec.variants[variant].source)
-        return None if weights is None else self._plan(spec, variant, weights)
+        parcel = local_parcel(spec.variants[variant], self._weights)
+        return None if parcel is None else self._plan(spec, variant, parcel)
 
-    def _plan(self, spec: ModelSpec, variant: int, weights: Path) -> Plan:
+    def _plan(self, spec: ModelSpec, variant: int, parcel: Parcel) -> Plan:
         return Plan(
             model=spec,
             variant=variant,
-            weights=weights,
+            weights=parcel.weights,
+            companions=parcel.companions,
+            adapters=parcel.adapters,
             bento=bento_folder(spec.family),
             device=self._device,
             threads=self._threads,

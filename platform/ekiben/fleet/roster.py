@@ -50,7 +50,8 @@ class Roster:
 
     def launch(self, effect: Launch, plan: Plan) -> None:
         """Returns at once; ends in `Exited`."""
-        asyncio.get_running_loop().run_in_executor(None, prefetch, plan.weights)
+        for path in plan.files:
+            asyncio.get_running_loop().run_in_executor(None, prefetch, path)
         plan = replace(plan, device=effect.device)
         replica_id = effect.replica_id
         try:

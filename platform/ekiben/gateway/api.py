@@ -10,7 +10,9 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from ekiben.catalog.adapters import adapter_name, look_at_adapter, with_adapter, without_adapter
 from ekiben.catalog.inspect import spec_from_path
+from ekiben.catalog.parcel import sources_of
 from ekiben.catalog.specs import parse_spec
 from ekiben.contract.model import ModelSpec
 from ekiben.errors import ConfigError, Conflict, DatabaseFailed, InvalidRequest, NotFound, PermissionDenied
@@ -87,14 +89,13 @@ class Api:
             raise InvalidRequest("'replace' must be true or false", param="replace")
         local = is_loopback(exchange.client_host)
         try:
-            spec = await asyncio.to_thread(self._spec_of, request, local=local)
-            entry = await asyncio.to_thread(self._catalog.add, spec, replace=replace)
+            entry = await asyncio.to_thread(self._enter, request, replace=replace, local=local)
         except DatabaseFailed:
             raise
         except ConfigError as error:
             raise InvalidRequest(error.message, code=ConfigError.code) from None
         name = entry.spec.name
-        if replace:
+        if replace or "adapter_of" in request:
             self._fleet.replaced(name)
         self._fleet.changed(name)
         await exchange.answer(json_answer(_model(entry, self._fleet.status(name)), status=201))
@@ -102,6 +103,9 @@ class Api:
     async def _remove_model(self, exchange: Exchange, name: str) -> None:
         if all(model.name != name for model in self._catalog.broken()):
             entry = self._entry(exchange, name)
+            if (adapter := entry.spec.adapter_of(name)) is not None:
+                await self._remove_adapter(exchange, entry.spec.name, adapter)
+                return
             name = entry.spec.name
             if entry.origin == "builtin":
                 raise Conflict(f"the model {name!r} is built in: only added models can be removed")
@@ -109,6 +113,31 @@ class Api:
         await asyncio.to_thread(self._catalog.remove, name)
         self._fleet.changed(name)
         await exchange.answer(json_answer({"name": name, "removed": True}))
+
+    async def _remove_adapter(self, exchange: Exchange, base: str, adapter: str) -> None:
+        await asyncio.to_thread(self._catalog.amend, base, lambda spec: without_adapter(spec, adapter))
+        self._fleet.replaced(base)
+        self._fleet.changed(base)
+        await exchange.answer(json_answer({"name": f"{base}:{adapter}", "removed": True}))
+
+    def _enter(self, request: dict[str, Any], *, replace: bool, local: bool) -> EntryView:
+        """Put what a request brings into the catalog: a model, or an adapter of one."""
+        match request:
+            case {"adapter_of": str(base), "path": str(path), **rest} if rest.keys() <= {"name"} and _is_name(
+                rest.get("name")
+            ):
+                _only_local(local)
+                return self._add_adapter(base, Path(path), rest.get("name"), replace=replace)
+        return self._catalog.add(self._spec_of(request, local=local), replace=replace)
+
+    def _add_adapter(self, base: str, path: Path, name: str | None, *, replace: bool) -> EntryView:
+        adapter = look_at_adapter(path)
+        own_name = adapter_name(path) if name is None else name
+
+        def change(spec: ModelSpec) -> ModelSpec:
+            return with_adapter(spec, own_name, adapter, plugins=self._plugins, replace=replace)
+
+        return self._catalog.amend(base, change)
 
     def _spec_of(self, request: dict[str, Any], *, local: bool) -> ModelSpec:
         """The spec that a request to add a model describes, in one of three ways."""
@@ -123,9 +152,10 @@ class Api:
                 spec = spec_from_path(Path(path), plugins=self._plugins, name=rest.get("name"))
             case _:
                 raise InvalidRequest(
-                    'send one of {"yaml": "..."}, {"spec": {...}} or {"path": "...", "name": "..."}'
+                    'send one of {"yaml": "..."}, {"spec": {...}} or {"path": "...", "name": "..."}, '
+                    'the last with "adapter_of": "..." for an adapter'
                 )
-        if any(variant.source.kind == "local" for variant in spec.variants):
+        if any(source.kind == "local" for variant in spec.variants for source in sources_of(variant)):
             _only_local(local)
         return spec
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -53,6 +53,9 @@ class CatalogPort(Protocol):
 
     def add(self, spec: ModelSpec, *, replace: bool = False) -> EntryView:
         """Kept for good when it returns. Blocks on the disk. Raises Conflict and ConfigError."""
+
+    def amend(self, name: str, change: Callable[[ModelSpec], ModelSpec]) -> EntryView:
+        """Put a changed spec in the place of a model's. Blocks and raises as `add` does."""
 
     def remove(self, name: str) -> object:
         """Gone for good when it returns. Blocks on the disk. Raises Conflict for a built-in model."""

@@ -121,8 +121,8 @@ class _DeploymentHook:
             return
         try:
             choice = standalone.choose(self._service.family, argument=self._service.arguments.model)
-            weights = _run(standalone.fetch(choice))
-            assignment = standalone.assignment_for(choice, weights, scratch=Path(tempfile.gettempdir()))
+            parcel = _run(standalone.fetch(choice))
+            assignment = standalone.assignment_for(choice, parcel, scratch=Path(tempfile.gettempdir()))
             engine, request = prepare_load(assignment, report=lambda progress: None)
             engine.estimate_memory(request)
         except EkibenError as error:

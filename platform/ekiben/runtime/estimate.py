@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ekiben.contract.model import ModelSpec
 from ekiben.contract.parent import die_with_parent
@@ -32,6 +32,8 @@ class EstimateRequest(BaseModel):
     model: ModelSpec
     variant: int
     weights: Path
+    companions: dict[str, Path] = Field(default_factory=dict)
+    adapters: dict[str, Path] = Field(default_factory=dict)
     device: str
     threads: int
     parent_pid: int
@@ -74,6 +76,8 @@ def _memory(request: EstimateRequest, scratch: Path) -> dict[str, int]:
         model=request.model,
         variant=request.variant,
         weights=request.weights,
+        companions=request.companions,
+        adapters=request.adapters,
         device=as_seen(request.device),
         threads=request.threads,
         scratch=scratch,

@@ -10,9 +10,9 @@ import asyncio
 import logging
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -47,6 +47,8 @@ class Assignment:
     device: str
     threads: int
     scratch: Path
+    companions: Mapping[str, Path] = field(default_factory=dict)
+    adapters: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def chosen(self) -> Variant:
@@ -59,6 +61,8 @@ def assignment_of(order: Order) -> Assignment:
         model=order.model,
         variant=order.variant,
         weights=order.weights,
+        companions=order.companions,
+        adapters=order.adapters,
         device=as_seen(order.device),
         threads=order.threads,
         scratch=order.folder / SCRATCH,
@@ -219,6 +223,8 @@ def prepare_load(assignment: Assignment, *, report: Callable[[float], None]) -> 
         model=assignment.model,
         variant=variant,
         weights=assignment.weights,
+        companions=assignment.companions,
+        adapters=assignment.adapters,
         options=_options(plugin.manifest, assignment),
         device=_device(plugin.manifest, assignment.device),
         threads=assignment.threads,

@@ -53,6 +53,8 @@ class Order(_Message):
     variant: int
     """Index into `model.variants`."""
     weights: Path
+    companions: dict[str, Path] = Field(default_factory=dict)
+    adapters: dict[str, Path] = Field(default_factory=dict)
     device: str = "cpu"
     """`cpu`, or `cuda:1` and the like, as the platform counts them; the replica sees no other."""
     threads: int

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from ekiben.catalog.choice import choose_variant
+from ekiben.catalog.parcel import Parcel, fetch_parcel
 from ekiben.catalog.specs import builtin_specs, resolve_model
 from ekiben.catalog.weights import WeightsStore
 from ekiben.clock import SYSTEM_CLOCK
@@ -63,19 +64,21 @@ def choose(family: Family, *, argument: str | None) -> Choice:
     return Choice(model, choose_variant(model, plugins), plugins, settings)
 
 
-async def fetch(choice: Choice) -> Path:
-    """The weights, brought here when they are not; tells the log how far it is. Raises FetchFailed."""
-    source = choice.model.variants[choice.variant].source
+async def fetch(choice: Choice) -> Parcel:
+    """All that is loaded, brought here when it is not; tells the log how far it is. Raises FetchFailed."""
     store = WeightsStore(choice.settings.home, choice.plugins)
-    return await store.ensure(source, report=_fetch_lines(choice.model.name))
+    variant = choice.model.variants[choice.variant]
+    return await fetch_parcel(variant, store, report=_fetch_lines(choice.model.name))
 
 
-def assignment_for(choice: Choice, weights: Path, *, scratch: Path) -> Assignment:
+def assignment_for(choice: Choice, parcel: Parcel, *, scratch: Path) -> Assignment:
     """What the settings say of where to run."""
     return Assignment(
         model=choice.model,
         variant=choice.variant,
-        weights=weights,
+        weights=parcel.weights,
+        companions=parcel.companions,
+        adapters=parcel.adapters,
         device=choice.settings.device,
         threads=choice.settings.threads or len(os.sched_getaffinity(0)),
         scratch=scratch,
@@ -85,8 +88,8 @@ def assignment_for(choice: Choice, weights: Path, *, scratch: Path) -> Assignmen
 async def assign(family: Family, *, argument: str | None) -> Assignment:
     """All of it: the model, its weights, and where it runs. Raises EkibenError."""
     choice = choose(family, argument=argument)
-    weights = await fetch(choice)
-    return assignment_for(choice, weights, scratch=Path(tempfile.mkdtemp(prefix="ekiben-")))
+    parcel = await fetch(choice)
+    return assignment_for(choice, parcel, scratch=Path(tempfile.mkdtemp(prefix="ekiben-")))
 
 
 def log_report(report: Report) -> None:

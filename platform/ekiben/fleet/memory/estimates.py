@@ -64,6 +64,8 @@ class Estimates:
             model=plan.model,
             variant=plan.variant,
             weights=plan.weights,
+            companions=dict(plan.companions),
+            adapters=dict(plan.adapters),
             device=plan.device,
             threads=plan.threads,
             parent_pid=os.getpid(),
@@ -110,6 +112,6 @@ def _nothing_told(plan: Plan, reason: str) -> LoadFailed:
 
 def _changed_ns(plan: Plan) -> int:
     try:
-        return plan.weights.stat().st_mtime_ns
+        return max(path.stat().st_mtime_ns for path in plan.files)
     except OSError:
         return 0
