@@ -81,7 +81,7 @@ def _check_shared(body: Mapping[str, Any]) -> None:
     if body.get("stream_options") is not None and not body.get("stream"):
         raise InvalidRequest("'stream_options' needs 'stream' to be true", param="stream_options")
     _check_biases(body.get("logit_bias") or {})
-    _check_metadata(body.get("metadata") or {})
+    check_metadata(body.get("metadata") or {})
 
 
 def _check_biases(biases: Mapping[str, int]) -> None:
@@ -94,7 +94,8 @@ def _check_biases(biases: Mapping[str, int]) -> None:
             raise InvalidRequest(f"a bias must be from -100 to 100, not {bias}", param=f"logit_bias.{token}")
 
 
-def _check_metadata(metadata: Mapping[str, str]) -> None:
+def check_metadata(metadata: Mapping[str, str]) -> None:
+    """Raises InvalidRequest."""
     fits = len(metadata) <= MAX_METADATA and all(
         len(key) <= MAX_METADATA_KEY and len(value) <= MAX_METADATA_VALUE for key, value in metadata.items()
     )

@@ -17,6 +17,7 @@ from ekiben.runtime.http import Route
 
 ABILITIES_OF_MODULE: Final[dict[str, frozenset[Ability]]] = {
     "ekiben.runtime.text": frozenset({Ability.CHAT, Ability.COMPLETE}),
+    "ekiben.runtime.responses.routes": frozenset({Ability.CHAT}),
     "ekiben.runtime.embeddings": frozenset({Ability.EMBED}),
     "ekiben.runtime.rerank": frozenset({Ability.RERANK}),
     "ekiben.runtime.tokens": TEXT_ABILITIES,
@@ -26,6 +27,7 @@ ABILITIES_OF_MODULE: Final[dict[str, frozenset[Ability]]] = {
 ABILITY_OF_PATH: Final[dict[str, Ability]] = {
     "/v1/chat/completions": Ability.CHAT,
     "/v1/completions": Ability.COMPLETE,
+    "/v1/responses": Ability.CHAT,
     "/v1/embeddings": Ability.EMBED,
     "/rerank": Ability.RERANK,
     "/v1/rerank": Ability.RERANK,

@@ -19,7 +19,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 import typing_extensions
-from pydantic import ConfigDict, Discriminator, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Discriminator, Tag, TypeAdapter, ValidationError
 
 from ekiben.errors import InvalidRequest
 
@@ -44,6 +44,15 @@ _NOUNS: Final = {
 }
 """What pydantic's kinds of errors ask for."""
 
+_LENIENT: Final[Mapping[str, frozenset[str]]] = {
+    "FunctionToolParam": frozenset({"parameters", "strict"}),
+    "ResponseInputImageParam": frozenset({"detail"}),
+    "ResponseOutputMessageParam": frozenset({"id", "status"}),
+    "ResponseOutputTextParam": frozenset({"annotations"}),
+    "ResponseReasoningItemParam": frozenset({"id"}),
+}
+"""What the types demand, and the published examples leave out."""
+
 _make_typed_dict: Any = typing_extensions.TypedDict
 
 
@@ -52,6 +61,7 @@ class Surface(StrEnum):
 
     CHAT = "chat"
     COMPLETION = "completion"
+    RESPONSES = "responses"
 
 
 def validate(surface: Surface, body: dict[str, Any]) -> None:
@@ -89,11 +99,19 @@ async def ready() -> None:
 def _adapter(surface: Surface, *, streamed: bool) -> TypeAdapter[Any]:
     """One adapter for the streamed body and one for the whole: their union would report errors twice."""
     # The package takes the better part of a second to import, which only replicas of text models need.
+    if surface is Surface.RESPONSES:  # the same whether streamed or not, and the largest by far
+        from openai.types.responses.response_create_params import ResponseCreateParamsBase
+
+        return _adapter(surface, streamed=False) if streamed else _adapted(ResponseCreateParamsBase)
     if surface is Surface.CHAT:
         from openai.types.chat import completion_create_params as params
     else:
         from openai.types import completion_create_params as params  # type: ignore[no-redef]
     wanted = params.CompletionCreateParamsStreaming if streamed else params.CompletionCreateParamsNonStreaming
+    return _adapted(wanted)
+
+
+def _adapted(wanted: Any) -> TypeAdapter[Any]:
     return TypeAdapter(_Rebuilt().type_of(wanted))
 
 
@@ -120,9 +138,15 @@ class _Rebuilt:
     def _object(self, hint: Any) -> Any:
         if hint not in self._objects:
             fields = get_type_hints(hint, include_extras=True)
+            needless = _LENIENT.get(hint.__name__, frozenset())
             made = _make_typed_dict(
                 hint.__name__,
-                {name: self._field(field, name in hint.__required_keys__) for name, field in fields.items()},
+                {
+                    name: self.type_of(_bare(field))
+                    if name in needless
+                    else self._field(field, name in hint.__required_keys__)
+                    for name, field in fields.items()
+                },
                 total=False,
             )
             made.__pydantic_config__ = ConfigDict(extra="allow")
@@ -145,12 +169,39 @@ class _Rebuilt:
         others = [member for member in flat if member not in objects]
         key = _discriminator(objects)
         if key is None:
-            return self._either(flat)
+            return self._either([*others, *self._grouped(objects)])
         tagged: Any = Annotated[self._either(objects), Discriminator(key)]
         return self._either([*others, tagged]) if others else tagged
 
+    def _grouped(self, objects: list[Any]) -> list[Any]:
+        """Objects of which several have the same `type`, or may leave it out, as unions of each kind."""
+        groups: dict[str, list[Any]] = {}
+        for member in objects:
+            for value in _kinds(member):
+                groups.setdefault(value, []).append(member)
+        if len(groups) < 2 or not all(map(_kinds, objects)):
+            return objects
+        kinds = [Annotated[self._either(members), Tag(value)] for value, members in groups.items()]
+        return [Annotated[Union[tuple(kinds)], Discriminator(_kind_of_item)]]  # noqa: UP007
+
     def _either(self, members: Iterable[Any]) -> Any:
         return Union[tuple(self.type_of(member) for member in members)]  # noqa: UP007
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """The values of `type`, also where it may be null."""
+    members = _flattened([_bare(get_type_hints(hint, include_extras=True).get("type", NoneType))])
+    return {value for member in members if get_origin(member) is Literal for value in get_args(member)}
+
+
+def _kind_of_item(value: Any) -> str | None:
+    """The `type` of an input item, which messages and references may leave out."""
+    if not isinstance(value, Mapping):
+        return None
+    kind = value.get("type")
+    if kind is None:
+        return "item_reference" if set(value) == {"id"} else "message"
+    return kind if isinstance(kind, str) else None
 
 
 def _bare(hint: Any) -> Any:
@@ -210,7 +261,8 @@ def _path(details: Any, body: Mapping[str, Any]) -> tuple[int | str, ...]:
     if details["type"] == "missing":
         path.append(details["loc"][-1])
     elif details["type"] in _UNTAGGED:
-        path.append(details["ctx"]["discriminator"].strip("'"))
+        key = details["ctx"]["discriminator"].strip("'")
+        path.append(key if key in _DISCRIMINATORS else "type")
     return tuple(path)
 
 

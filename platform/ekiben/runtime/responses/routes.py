@@ -1,0 +1,127 @@
+"""`POST /v1/responses`: checked and translated here, answered by the engine's chat."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any, Final, cast
+
+from ekiben.clock import SYSTEM_CLOCK
+from ekiben.contract.abilities import Chat, TextRequest
+from ekiben.contract.model import Ability
+from ekiben.errors import EkibenError, EngineError, InvalidRequest, UnsupportedParameter
+from ekiben.responses import ID_HEADER, RESPONSE_ID, blank_response, new_response_id
+from ekiben.runtime import wire
+from ekiben.runtime.http import Answer, Request, Route, Stream, check_model_name, told
+from ekiben.runtime.responses.answer import AnswerWriter
+from ekiben.runtime.responses.request import Translation, translate
+from ekiben.runtime.responses.shorter import drop_oldest
+from ekiben.runtime.wire import Surface
+
+TOO_LONG: Final = "context_length_exceeded"
+
+
+async def create_response(request: Request) -> Answer | Stream:
+    """A response, or its events."""
+    body = request.json()
+    check_model_name(request, body.get("model"))
+    await wire.ready()
+    wire.validate(Surface.RESPONSES, body)
+    response_id = request.header(ID_HEADER)
+    kept = RESPONSE_ID.fullmatch(response_id) is not None
+    if not kept:
+        _check_alone(body)
+    translation = translate(body)
+    response = blank_response(
+        body,
+        response_id=response_id if kept else new_response_id(),
+        model=request.model.name,
+        created_at=SYSTEM_CLOCK.now().timestamp(),
+        status="in_progress",
+        stored=kept and body.get("store") is not False,
+    )
+    writer = AnswerWriter(response, translation)
+    run = _Run(request, translation, shorten=body.get("truncation") == "auto")
+    if body.get("stream"):
+        return Stream(_events(run, writer))
+    async with aclosing(run.objects()) as objects:
+        async for whole in objects:
+            return Answer(json.dumps(writer.whole(json.loads(whole))).encode())
+    raise _no_answer()
+
+
+def _check_alone(body: Mapping[str, Any]) -> None:
+    """Refuse what needs somebody who keeps responses. Not said: then they are simply not kept."""
+    for name in ("previous_response_id", "background", "store"):
+        if body.get(name):
+            raise UnsupportedParameter(
+                f"{name!r} needs a platform that keeps responses, and this is a model served alone: "
+                "leave it out, or run `ekiben up`",
+                param=name,
+            )
+
+
+async def _events(run: _Run, writer: AnswerWriter) -> AsyncGenerator[bytes, None]:
+    """Begins with the engine's first object, so that an error before it has a status of its own."""
+    async with aclosing(run.objects()) as objects:
+        first = await anext(objects, None)
+        if first is None:
+            raise _no_answer()
+        yield writer.begin() + writer.feed(json.loads(first))
+        try:
+            async for chunk in objects:
+                if events := writer.feed(json.loads(chunk)):
+                    yield events
+        except Exception as error:  # noqa: BLE001 - told to the log
+            yield writer.fail(told(error))
+        else:
+            yield writer.finish()
+
+
+def _no_answer() -> EngineError:
+    return EngineError("the engine ended without an answer: try again")
+
+
+class _Run:
+    """The chat that answers a request."""
+
+    def __init__(self, request: Request, translation: Translation, *, shorten: bool) -> None:
+        """`shorten`: drop the oldest turns of a conversation that is too long for the model."""
+        self._request = request
+        self._translation = translation
+        self._shorten = shorten
+
+    async def objects(self) -> AsyncGenerator[bytes, None]:
+        """What the engine answers, errors in the words of the request."""
+        first: bytes | None = None
+        while first is None:
+            async with aclosing(self._chat()) as objects:
+                try:
+                    first = await anext(objects, b"")
+                except InvalidRequest as error:
+                    if not self._fits_when_shorter(error):
+                        raise self._translation.in_own_words(error) from None
+                    continue
+                if first:
+                    yield first
+                async for item in objects:
+                    yield item
+
+    def _fits_when_shorter(self, error: EkibenError) -> bool:
+        return self._shorten and error.error_code == TOO_LONG and drop_oldest(self._translation.messages)
+
+    def _chat(self) -> AsyncGenerator[bytes, None]:
+        chat = self._translation.chat
+        return cast(Chat, self._request.loaded).chat(
+            TextRequest(
+                body=chat,
+                raw=json.dumps(chat).encode(),
+                stream=chat.get("stream", False),
+                model=self._request.model.name,
+                request_id=self._request.request_id,
+            )
+        )
+
+
+ROUTES: tuple[Route, ...] = (Route("POST", "/v1/responses", frozenset({Ability.CHAT}), create_response),)
