@@ -33,6 +33,7 @@ class InferenceRoute:
 INFERENCE: Final = (
     InferenceRoute("/v1/chat/completions", Ability.CHAT, ends_with_done=True, prefixes=chat_prefixes),
     InferenceRoute("/v1/completions", Ability.COMPLETE, ends_with_done=True, prefixes=prompt_prefixes),
+    InferenceRoute("/v1/responses", Ability.CHAT),
     InferenceRoute("/v1/embeddings", Ability.EMBED),
     InferenceRoute("/rerank", Ability.RERANK),
     InferenceRoute("/v1/rerank", Ability.RERANK),

@@ -25,7 +25,7 @@ TOO_LONG: Final = "context_length_exceeded"
 async def create_response(request: Request) -> Answer | Stream:
     """A response, or its events."""
     body = request.json()
-    check_model_name(request, body.get("model"))
+    name = check_model_name(request, body.get("model"), adapters=True)
     await wire.ready()
     wire.validate(Surface.RESPONSES, body)
     response_id = request.header(ID_HEADER)
@@ -36,13 +36,13 @@ async def create_response(request: Request) -> Answer | Stream:
     response = blank_response(
         body,
         response_id=response_id if kept else new_response_id(),
-        model=request.model.name,
+        model=name,
         created_at=SYSTEM_CLOCK.now().timestamp(),
         status="in_progress",
         stored=kept and body.get("store") is not False,
     )
     writer = AnswerWriter(response, translation)
-    run = _Run(request, translation, shorten=body.get("truncation") == "auto")
+    run = _Run(request, translation, name, shorten=body.get("truncation") == "auto")
     if body.get("stream"):
         return Stream(_events(run, writer))
     async with aclosing(run.objects()) as objects:
@@ -86,10 +86,14 @@ def _no_answer() -> EngineError:
 class _Run:
     """The chat that answers a request."""
 
-    def __init__(self, request: Request, translation: Translation, *, shorten: bool) -> None:
-        """`shorten`: drop the oldest turns of a conversation that is too long for the model."""
+    def __init__(self, request: Request, translation: Translation, name: str, *, shorten: bool) -> None:
+        """`name`: of the model, or of one of its adapters.
+
+        `shorten`: drop the oldest turns of a conversation that is too long for the model.
+        """
         self._request = request
         self._translation = translation
+        self._name = name
         self._shorten = shorten
 
     async def objects(self) -> AsyncGenerator[bytes, None]:
@@ -118,8 +122,9 @@ class _Run:
                 body=chat,
                 raw=json.dumps(chat).encode(),
                 stream=chat.get("stream", False),
-                model=self._request.model.name,
+                model=self._name,
                 request_id=self._request.request_id,
+                adapter=self._request.model.adapter_of(self._name),
             )
         )
 
