@@ -17,6 +17,7 @@ import pytest
 from ekiben.catalog.specs import resolve_model
 from ekiben.catalog.weights import WeightsStore
 from ekiben.plugins.discovery import discover
+from tests.conformance import tap
 
 
 def pytest_configure() -> None:
@@ -26,6 +27,21 @@ def pytest_configure() -> None:
     # How long an example takes says nothing on a machine that others use too.
     hypothesis.settings.register_profile("untimed", deadline=None)
     hypothesis.settings.load_profile("untimed")
+    tap.install()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How much was held to the published surface."""
+    if heard := sum(tap.heard().values()):
+        terminalreporter.write_line(f"{heard} answers were held to the published surface")
+
+
+@pytest.fixture(autouse=True)
+def _answers_conform() -> Iterator[None]:
+    """Whatever a test asks for: each answer that it reads is as OpenAI says."""
+    yield
+    problems = tap.take_problems()
+    assert not problems, "\n".join(problems[:10])
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 import psutil
 from openai import OpenAI
 
+from tests.conformance import tap
+
 T = TypeVar("T")
 READY_S = 60
 
@@ -57,6 +59,7 @@ class Platform:
             assert time.monotonic() < deadline, f"not ready in time:\n{self.log.read_text()}"
             time.sleep(0.02)
         self.url = json.loads(announced.read_text())["url"]
+        tap.expect_gateway(self.url)
         return self
 
     def command(self, *arguments: str) -> list[str]:

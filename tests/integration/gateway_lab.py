@@ -40,6 +40,7 @@ from ekiben.plugins.discovery import Plugins, discover
 from ekiben.settings import load_settings
 from ekiben.store.database import Database
 from ekiben.telemetry.metrics import Metrics
+from tests.conformance import tap
 
 CHAT = "smollm2-135m-instruct"
 VOICE = "piper-en-us-joe"
@@ -494,6 +495,7 @@ async def running_lab(
     await gateway.startup()
     server = await listen(gateway)
     lab = Lab(gateway, fleet, replica, metrics, server.sockets[0].getsockname()[1])
+    tap.leave_out(f"http://127.0.0.1:{lab.port}")
     try:
         yield lab
         await lab.settled()

@@ -74,14 +74,14 @@ class TameParrot:
             raise RuntimeError("a secret of the cage")
         if not request.stream:
             await asyncio.sleep(self._pause_s * len(text.split()))
-            yield _object(request, {"message": {"role": "assistant", "content": text}}, last=True)
+            yield _object(request, text, last=True)
             return
         words = text.split()
         try:
             for index, word in enumerate(words):
                 if word == "choke":
                     raise RuntimeError("a secret of the cage")
-                yield _object(request, {"delta": {"content": word + " "}}, last=index == len(words) - 1)
+                yield _object(request, word + " ", last=index == len(words) - 1)
                 await asyncio.sleep(self._pause_s)
         except (asyncio.CancelledError, GeneratorExit):
             print("the parrot is interrupted", flush=True)
@@ -109,13 +109,15 @@ class SleepyParrot(TameParrot):
         print("the parrot wakes", flush=True)
 
 
-def _object(request: TextRequest, choice: dict[str, Any], *, last: bool) -> bytes:
-    return json.dumps(
-        {
-            "id": "parrot",
-            "object": "chat.completion.chunk" if request.stream else "chat.completion",
-            "created": 1,
-            "model": request.model,
-            "choices": [{"index": 0, "finish_reason": "stop" if last else None, **choice}],
-        }
-    ).encode()
+def _object(request: TextRequest, text: str, *, last: bool) -> bytes:
+    said: dict[str, Any]
+    if "prompt" in request.body:
+        kind, said = "text_completion", {"text": text}
+    elif request.stream:
+        kind, said = "chat.completion.chunk", {"delta": {"role": "assistant", "content": text}}
+    else:
+        message = {"role": "assistant", "content": text, "refusal": None}
+        kind, said = "chat.completion", {"message": message}
+    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": "stop" if last else None} | said
+    head = {"id": "parrot", "object": kind, "created": 1, "model": request.model}
+    return json.dumps(head | {"choices": [choice]}).encode()
