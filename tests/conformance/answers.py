@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import base64
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -96,7 +98,20 @@ def _whole(row: Row, exchange: Exchange, content_type: str) -> list[str]:
         return []
     if content_type != "application/json" or row.whole is None:
         return [f"an answer of type {content_type!r}"]
-    return problems_of(json.loads(exchange.body), row.whole)
+    return problems_of(_with_numbers(exchange.request, json.loads(exchange.body)), row.whole)
+
+
+def _with_numbers(asked: dict[str, Any], value: Any) -> Any:
+    """OpenAI publishes vectors as numbers only; whoever asked for base64 must have got nothing else."""
+    if asked.get("encoding_format") != "base64":
+        return value
+    return value | {
+        "data": [
+            item
+            | {"embedding": array.array("f", base64.b64decode(item["embedding"], validate=True)).tolist()}
+            for item in value["data"]
+        ]
+    }
 
 
 def _object(raw: bytes) -> dict[str, Any]:
