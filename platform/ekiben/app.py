@@ -23,6 +23,7 @@ import uvloop
 
 from ekiben import __version__
 from ekiben.catalog.catalog import Catalog
+from ekiben.catalog.selection import Selection
 from ekiben.catalog.weights import WeightsStore
 from ekiben.contract.policy import Policy
 from ekiben.errors import ConfigError
@@ -139,14 +140,22 @@ class App:
             core = make_core(self.settings, policy)
             histories = Histories(core, self._records)
             histories.restore({spec.name for spec in catalog.specs()})
+            memory = make_memory(self.settings, plugins, self._records, self._budgets)
+            selection = Selection(
+                plugins,
+                weights,
+                device=self.settings.device,
+                budgets=self._budgets.now,
+                learned=memory.learned,
+            )
             self._supervisor = make_supervisor(
                 self.settings,
                 self.home,
                 catalog,
-                plugins,
                 weights,
                 core=core,
-                memory=make_memory(self.settings, plugins, self._records, self._budgets),
+                memory=memory,
+                selection=selection,
                 starts=Starts(self._records),
                 witness=Audience(metrics.fleet, self._prewarmer, histories),
             )
@@ -158,6 +167,7 @@ class App:
                 settings=self._loaded,
                 metrics=metrics,
                 prewarms=self._prewarmer,
+                explain=selection.explain,
             )
             pids = self._supervisor.replica_pids  # some may be children of an earlier platform
             self._budgets.watch(lambda: [*children(os.getpid()), *pids()])
@@ -208,11 +218,11 @@ def make_supervisor(
     settings: Settings,
     home: Home,
     catalog: Catalog,
-    plugins: Plugins,
     weights: WeightsStore,
     *,
     core: FleetCore,
     memory: MemoryBook,
+    selection: Selection,
     starts: StartBook,
     witness: Witness,
 ) -> Supervisor:
@@ -221,7 +231,7 @@ def make_supervisor(
         core=core,
         models=catalog,
         preparer=CatalogPreparer(
-            plugins=plugins,
+            choose=selection.choose,
             weights=weights,
             device="cpu" if settings.device == "auto" else settings.device,
             threads=settings.threads or len(os.sched_getaffinity(0)),

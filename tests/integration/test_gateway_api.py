@@ -276,3 +276,18 @@ async def test_a_websocket_is_refused(lab: Lab) -> None:
 
     await lab.gateway({"type": "websocket", "path": "/v1/models"}, receive, send)
     assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+async def test_a_load_may_say_how_and_that_is_kept(lab: Lab) -> None:
+    path, before = f"/api/models/{CHAT}", lab.fleet.catalog.get(CHAT)
+    ordered = await post(lab, f"{path}/load?engine=llama_cpp&quantization=q4-1")
+    assert ordered.status == 200
+    assert lab.fleet.catalog.spec(CHAT).prefer.quantization == "q4-1"
+    assert lab.fleet.calls[-3:] == [("replaced", CHAT), ("changed", CHAT), ("load", CHAT)]
+    again = await post(lab, f"{path}/load?engine=llama_cpp")
+    assert (again.status, lab.fleet.calls[-2:]) == (200, [("load", CHAT), ("load", CHAT)])
+    refused = await post(lab, f"{path}/load?engine=no_such")
+    assert (refused.status, refused.error()["code"]) == (400, "configuration_error")
+    assert "'no_such' is that of no variant (there are: llama_cpp)" in refused.error()["message"]
+    assert (await post(lab, f"{path}/load?engine=auto&quantization=auto")).status == 200
+    assert lab.fleet.catalog.get(CHAT) == before

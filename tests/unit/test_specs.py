@@ -161,7 +161,7 @@ def test_a_file_may_hold_several_specs() -> None:
         (
             ("family: llm", "famly: llm"),
             "models.yaml:2:1: famly is not known here (known: name, family, abilities, description, license, "
-            "aliases, variants, keep_alive, replicas, pinned, prewarm): did you mean 'family'?",
+            "aliases, variants, keep_alive, replicas, pinned, prewarm, prefer): did you mean 'family'?",
         ),
         (("    engine: writer\n", ""), "models.yaml:6:5: variants.0.engine is required"),
         (
@@ -193,6 +193,15 @@ def test_a_file_may_hold_several_specs() -> None:
             "models.yaml:4:18: aliases.1 'small' is given twice",
         ),
         (("keep_alive: 90s", "license: 3"), "models.yaml:4:10: license must be a text, not 3"),
+        (
+            ("keep_alive: 90s", "prefer: {engine: writter}"),
+            "models.yaml:4:18: prefer.engine 'writter' is that of no variant (there are: writer): "
+            "did you mean 'writer'?",
+        ),
+        (
+            ("keep_alive: 90s", "prefer: {speed: fast}"),
+            "models.yaml:4:10: prefer.speed is not known here (known: engine, quantization)",
+        ),
         (("context: 2048", "mode: medium"), "models.yaml:12:13: variants.0.options.mode must be one of fast"),
         (
             (

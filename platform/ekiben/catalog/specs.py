@@ -13,14 +13,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from ekiben.catalog.choice import obeys
 from ekiben.catalog.document import MAX_CHARACTERS, MAX_PROBLEMS, Document, Problem, read_document
 from ekiben.catalog.inspect import spec_from_path
 from ekiben.contract.manifest import EngineSection
 from ekiben.contract.manifest import problems as option_problems
-from ekiben.contract.model import ModelSpec, SourceSpec, Variant
+from ekiben.contract.model import ModelSpec, Preference, SourceSpec, Variant
 from ekiben.errors import ConfigError
 from ekiben.plugins.discovery import Plugin, Plugins
 
@@ -133,10 +134,25 @@ def spec_problems(spec: ModelSpec, plugins: Plugins) -> list[Problem]:
     for index, alias in enumerate(spec.aliases):
         if alias == spec.name or alias in spec.aliases[:index]:
             found.append(Problem(("aliases", index), f"{alias!r} is given twice"))
+    found += _preference_problems(spec)
     for index, variant in enumerate(spec.variants):
         for problem in (*_engine_problems(spec, variant, plugins), *_sources_problems(variant, plugins)):
             found.append(Problem(("variants", index, *problem.location), problem.text, problem.at_key))
     return found
+
+
+def _preference_problems(spec: ModelSpec) -> Iterator[Problem]:
+    """An order that no variant can obey."""
+    for name in ("engine", "quantization"):
+        wanted = getattr(spec.prefer, name)
+        known = list(dict.fromkeys(str(getattr(variant, name)) for variant in spec.variants))
+        alone = Preference.model_validate({name: wanted})
+        if wanted is not None and not any(obeys(variant, alone) for variant in spec.variants):
+            text = f"{wanted!r} is that of no variant (there are: {', '.join(known)})"
+            yield Problem(("prefer", name), text + did_you_mean(wanted, known))
+            return
+    if not any(obeys(variant, spec.prefer) for variant in spec.variants):
+        yield Problem(("prefer",), "names an engine and a quantization that no variant has together")
 
 
 def did_you_mean(text: str, known: Collection[str]) -> str:
@@ -238,7 +254,8 @@ def _problem(prefix: tuple[int, ...], detail: ErrorDetails) -> Problem:
 
 def _known_fields(location: tuple[str | int, ...]) -> list[str]:
     """The fields of the model in which the unknown key at `location` stands."""
-    owner = Variant if location[0] == "variants" else ModelSpec
+    owners: dict[str | int, type[BaseModel]] = {"variants": Variant, "prefer": Preference}
+    owner = owners.get(location[0], ModelSpec)
     return list(owner.model_fields)
 
 

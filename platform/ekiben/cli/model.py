@@ -26,6 +26,7 @@ from ekiben.errors import ConfigError
 if TYPE_CHECKING:
     from ekiben.contract.model import ModelSpec
     from ekiben.plugins.discovery import Plugins
+    from ekiben.settings import Settings
 
 
 @click.group()
@@ -46,7 +47,7 @@ def ls(session: Session, as_json: bool) -> None:
 
     plugins = discover()
     listing = _read(session, plugins)
-    models = [complete(model, session.settings.home, plugins) for model in listing["models"]]
+    models = [complete(model, session.settings, plugins) for model in listing["models"]]
     if as_json:
         echo_json(models)
         return
@@ -86,7 +87,7 @@ def show(session: Session, name: str, as_yaml: bool, as_json: bool) -> None:
     if as_yaml:
         click.echo(_yaml(found["spec"]), nl=False)
         return
-    found = complete(found, session.settings.home, plugins)
+    found = complete(found, session.settings, plugins)
     platform = session.find_platform()
     found["fit"] = None if platform is None else platform.get(f"{model_path(name)}/fit")
     if as_json:
@@ -257,16 +258,16 @@ def _read(session: Session, plugins: Plugins) -> dict[str, Any]:
     return listing
 
 
-def complete(model: dict[str, Any], home: Path, plugins: Plugins) -> dict[str, Any]:
+def complete(model: dict[str, Any], settings: Settings, plugins: Plugins) -> dict[str, Any]:
     """The model with what this machine knows of it: the engine that would run it, and its weights."""
     from ekiben.catalog.weights import WeightsStore
     from ekiben.cli.offline import chosen_variant
     from ekiben.contract.model import ModelSpec
 
     spec = ModelSpec.model_validate(model["spec"])
-    index, obstacle = chosen_variant(spec, plugins)
+    index, obstacle, choice = chosen_variant(model, settings, plugins)
     variant = spec.variants[index]
-    store = WeightsStore(home, plugins)
+    store = WeightsStore(settings.home, plugins)
     path = store.local_path(variant.source)
     extras = {
         kind: {name: _shown_path(store.local_path(source)) for name, source in sources.items()}
@@ -276,6 +277,7 @@ def complete(model: dict[str, Any], home: Path, plugins: Plugins) -> dict[str, A
         model
         | extras
         | {
+            "choice": choice,
             "engine": variant.engine,
             "obstacle": obstacle,
             "weights": _shown_path(path),
@@ -312,14 +314,22 @@ def _fields(m: dict[str, Any]) -> list[tuple[str, str]]:
         ("keep alive", spec["keep_alive"]),
         ("cannot run", m["problem"] or m["obstacle"] or ""),
     ]
-    variants = [
-        (
-            f"variant {index}",
-            f"{v['format']} {v['quantization'] or NONE}, {v['engine']}, {_source(v['source'])}",
+    return fields + [
+        line
+        for index, (variant, verdict) in enumerate(
+            zip(spec["variants"], m["choice"]["variants"], strict=True), 1
         )
-        for index, v in enumerate(spec["variants"], 1)
+        for line in _variant_fields(index, variant, verdict)
     ]
-    return fields + variants
+
+
+def _variant_fields(index: int, variant: dict[str, Any], verdict: dict[str, Any]) -> list[tuple[str, str]]:
+    what = f"{variant['format']} {variant['quantization'] or NONE}, {variant['engine']}"
+    why = "chosen" if verdict["chosen"] else "not chosen"
+    return [
+        (f"variant {index}", f"{what}, {_source(variant['source'])}"),
+        ("", f"{why}: {verdict['reason']}"),
+    ]
 
 
 def _source(source: dict[str, Any]) -> str:
@@ -333,6 +343,8 @@ def _yaml(spec: dict[str, Any]) -> str:
     import yaml
 
     kept = {name: value for name, value in spec.items() if value not in (None, "", [], {})}
+    if not any(kept.get("prefer", {}).values()):
+        kept.pop("prefer", None)
     kept["variants"] = [
         {name: value for name, value in variant.items() if value not in (None, {})}
         for variant in spec["variants"]

@@ -14,6 +14,7 @@ from ekiben.errors import EngineNotInstalled
 if TYPE_CHECKING:
     from ekiben.catalog.catalog import Catalog, Entry
     from ekiben.plugins.discovery import Plugins
+    from ekiben.settings import Settings
 
 DATABASE: Final = "ekiben.db"
 
@@ -89,11 +90,40 @@ def describe(entry: Entry) -> dict[str, Any]:
     }
 
 
-def chosen_variant(spec: ModelSpec, plugins: Plugins) -> tuple[int, str | None]:
-    """The variant that would run, and what is in the way; the first one when none can."""
-    from ekiben.catalog.choice import choose_variant
+def chosen_variant(
+    model: dict[str, Any], settings: Settings, plugins: Plugins
+) -> tuple[int, str | None, dict[str, Any]]:
+    """The variant that would run, the first one when none can; what is in the way; and the choice, told.
 
+    A platform has told its own; without one, this machine is looked at here.
+    """
+    from ekiben.catalog.choice import as_json
+    from ekiben.catalog.selection import Selection
+    from ekiben.catalog.weights import WeightsStore
+
+    budgets: dict[str, int] = {} if "choice" in model else _budgets(settings)
+    selection = Selection(
+        plugins,
+        WeightsStore(settings.home, plugins),
+        device=settings.device,
+        budgets=lambda: budgets,
+    )
+    spec = ModelSpec.model_validate(model["spec"])
+    choice = model.get("choice") or as_json(selection.explain(spec))
+    if choice["variant"] is not None:
+        return choice["variant"], None, choice
     try:
-        return choose_variant(spec, plugins), None
+        return selection.choose(spec), None, choice
     except EngineNotInstalled as error:
-        return 0, error.message
+        return 0, error.message, choice
+
+
+def _budgets(settings: Settings) -> dict[str, int]:
+    """What a platform that started now could hold."""
+    from ekiben.fleet.memory.allowance import parse_allowance
+    from ekiben.fleet.memory.budgets import Budgets
+    from ekiben.fleet.memory.gpus import gpu_readers
+    from ekiben.settings import process_environment
+
+    visible = process_environment().get("CUDA_VISIBLE_DEVICES")
+    return Budgets(parse_allowance(settings.memory), gpus=gpu_readers(visible=visible)).now()

@@ -28,12 +28,14 @@ def pull(session: Session, name: str) -> None:
     A request for the model would do the same, and wait meanwhile. What was interrupted goes on where it
     stopped, when the source allows it.
     """
-    from ekiben.cli.offline import chosen_variant, find_spec
+    from ekiben.cli.offline import chosen_variant, find_model
+    from ekiben.contract.model import ModelSpec
     from ekiben.plugins.discovery import discover
 
     plugins = discover()
-    spec = find_spec(session, name, plugins)
-    index, obstacle = chosen_variant(spec, plugins)
+    found = find_model(session, name, plugins)
+    spec = ModelSpec.model_validate(found["spec"])
+    index, obstacle, _ = chosen_variant(found, session.settings, plugins)
     variant = spec.variants[index]
     try:
         path, size = asyncio.run(_fetch(spec.name, variant, session.settings.home, plugins))

@@ -176,8 +176,16 @@ class ReplicaRange(_Spec):
         return self
 
 
+class Preference(_Spec):
+    """What a user wants of the choice among variants; what is None is left to the platform."""
+
+    engine: str | None = None
+    quantization: str | None = None
+
+
 class ModelSpec(_Spec):
-    """An entry of the catalog. Variants are tried in order: the first whose engine is installed runs."""
+    """An entry of the catalog. Which of the variants runs is the platform's choice, by hardware, memory and
+    what is installed, unless `prefer` says; where it is all the same, their order decides."""
 
     name: str
     family: Family
@@ -193,6 +201,8 @@ class ModelSpec(_Spec):
     """Once loaded, it is never unloaded to make room for another model."""
     prewarm: tuple[str, ...] = ()
     """Cron lines: at these times, on the platform's clock, the model is brought up without a request."""
+    prefer: Preference = Preference()
+    """Which of the variants to run."""
 
     @field_validator("prewarm")
     @classmethod

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ekiben.catalog.choice import choose_variant
 from ekiben.catalog.parcel import Parcel, Shelves, fetch_parcel, local_parcel
 from ekiben.contract.model import ModelSpec
 from ekiben.contract.source import FetchProgress
 from ekiben.fleet.launcher import Plan
 from ekiben.plugins.bentos import bento_folder
-from ekiben.plugins.discovery import Plugins
 
 
 class CatalogPreparer:
-    """Chooses among the variants of the spec and fetches through the weights store."""
+    """Has a variant of the spec chosen, and fetches through the weights store."""
 
-    def __init__(self, *, plugins: Plugins, weights: Shelves, device: str, threads: int) -> None:
-        self._plugins = plugins
+    def __init__(
+        self, *, choose: Callable[[ModelSpec], int], weights: Shelves, device: str, threads: int
+    ) -> None:
+        """`choose`: which of a spec's variants runs here; raises EngineNotInstalled."""
+        self._choose = choose
         self._weights = weights
         self._device = device
         self._threads = threads
 
     async def prepare(self, spec: ModelSpec, report: Callable[[FetchProgress], None]) -> Plan:
-        variant = choose_variant(spec, self._plugins)
+        variant = self._choose(spec)
         parcel = await fetch_parcel(spec.variants[variant], self._weights, report=report)
         return self._plan(spec, variant, parcel)
 
     def look(self, spec: ModelSpec) -> Plan | None:
         """The plan, if the weights are here. Raises EngineNotInstalled."""
-        variant = choose_variant(spec, self._plugins)
+        variant = self._choose(spec)
         parcel = local_parcel(spec.variants[variant], self._weights)
         return None if parcel is None else self._plan(spec, variant, parcel)
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Final, NamedTuple
 
-from ekiben.contract.model import Variant
+from ekiben.contract.model import ModelSpec, Variant
 from ekiben.fleet.berths import Plan
 
 _DIGEST_CHARACTERS: Final = 16
@@ -24,8 +24,13 @@ class RunKey(NamedTuple):
     @classmethod
     def of(cls, plan: Plan) -> RunKey:
         """The key of a plan on its device."""
-        variant = plan.model.variants[plan.variant]
-        return cls(plan.model.name, variant.engine, _digest(variant), plan.device)
+        return cls.on(plan.device, plan.model, plan.variant)
+
+    @classmethod
+    def on(cls, device: str, model: ModelSpec, index: int) -> RunKey:
+        """The key of a model's variant on a device."""
+        variant = model.variants[index]
+        return cls(model.name, variant.engine, _digest(variant), device)
 
 
 def _digest(variant: Variant) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -11,10 +11,11 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from ekiben.catalog.adapters import adapter_name, look_at_adapter, with_adapter, without_adapter
+from ekiben.catalog.choice import Choice, as_json
 from ekiben.catalog.inspect import spec_from_path
 from ekiben.catalog.parcel import sources_of
 from ekiben.catalog.specs import parse_spec
-from ekiben.contract.model import ModelSpec
+from ekiben.contract.model import AUTO, ModelSpec
 from ekiben.errors import ConfigError, Conflict, DatabaseFailed, InvalidRequest, NotFound, PermissionDenied
 from ekiben.fleet.types import FleetPort, ModelStatus
 from ekiben.gateway.answers import TEXT, Answer, json_answer
@@ -32,14 +33,23 @@ MAX_SPEC_BYTES: Final = 2**20
 REDACTED: Final = "********"
 
 Bring: TypeAlias = Callable[..., Awaitable[ModelStatus]]
+Explain: TypeAlias = Callable[[ModelSpec], Choice]
 
 
 class Api:
     """Makes the routes."""
 
     def __init__(
-        self, *, fleet: FleetPort, catalog: CatalogPort, plugins: Plugins, settings: LoadedSettings
+        self,
+        *,
+        fleet: FleetPort,
+        catalog: CatalogPort,
+        plugins: Plugins,
+        settings: LoadedSettings,
+        explain: Explain | None = None,
     ) -> None:
+        """`explain`: which variant of a model would run, and why; None: that is not told."""
+        self._explain = explain
         self._fleet = fleet
         self._catalog = catalog
         self._plugins = plugins
@@ -67,15 +77,22 @@ class Api:
 
     async def _list_models(self, exchange: Exchange, _: str) -> None:
         statuses = {status.name: status for status in self._fleet.snapshot()}
+        entries = [e for e in self._catalog.entries() if e.spec.name in statuses]
+        choices = await asyncio.to_thread(lambda: [self._choice(e.spec) for e in entries])
         models = [
-            _model(e, statuses[e.spec.name]) for e in self._catalog.entries() if e.spec.name in statuses
+            _model(e, statuses[e.spec.name]) | choice for e, choice in zip(entries, choices, strict=True)
         ]
         broken = [{"name": model.name, "reason": model.reason} for model in self._catalog.broken()]
         await exchange.answer(json_answer({"models": models, "broken": broken}))
 
     async def _show_model(self, exchange: Exchange, name: str) -> None:
         entry = self._entry(exchange, name)
-        await exchange.answer(json_answer(_model(entry, self._fleet.status(entry.spec.name))))
+        choice = await asyncio.to_thread(self._choice, entry.spec)
+        await exchange.answer(json_answer(_model(entry, self._fleet.status(entry.spec.name)) | choice))
+
+    def _choice(self, spec: ModelSpec) -> dict[str, Any]:
+        """Looks at the disk."""
+        return {} if self._explain is None else {"choice": as_json(self._explain(spec))}
 
     async def _fit(self, exchange: Exchange, name: str) -> None:
         entry = self._entry(exchange, name)
@@ -160,7 +177,29 @@ class Api:
         return spec
 
     async def _load(self, exchange: Exchange, name: str) -> None:
+        given = {what: exchange.query(what) for what in ("engine", "quantization")}
+        orders = {what: value for what, value in given.items() if value is not None}
+        if orders:
+            await self._prefer(self._entry(exchange, name).spec, orders)
         await self._bring(exchange, name, self._fleet.load)
+
+    async def _prefer(self, spec: ModelSpec, orders: Mapping[str, str]) -> None:
+        """Keep what a user wants of the choice among variants; `auto` leaves it to the platform again."""
+        wanted = {what: None if value == AUTO else value for what, value in orders.items()}
+
+        def change(spec: ModelSpec) -> ModelSpec:
+            return spec.model_copy(update={"prefer": spec.prefer.model_copy(update=wanted)})
+
+        if change(spec) == spec:
+            return
+        try:
+            entry = await asyncio.to_thread(self._catalog.amend, spec.name, change)
+        except DatabaseFailed:
+            raise
+        except ConfigError as error:
+            raise InvalidRequest(error.message, code=ConfigError.code) from None
+        self._fleet.replaced(entry.spec.name)
+        self._fleet.changed(entry.spec.name)
 
     async def _pull(self, exchange: Exchange, name: str) -> None:
         await self._bring(exchange, name, self._fleet.pull)

@@ -12,7 +12,7 @@ from ekiben.clock import SYSTEM_CLOCK, Clock
 from ekiben.errors import EkibenError, ShuttingDown
 from ekiben.fleet.types import FleetPort
 from ekiben.gateway.answers import Answer, json_answer
-from ekiben.gateway.api import Api
+from ekiben.gateway.api import Api, Explain
 from ekiben.gateway.asgi import Receive, Scope, Send
 from ekiben.gateway.door import Door, check_exposure
 from ekiben.gateway.event_feed import EventFeed
@@ -50,6 +50,7 @@ class Gateway:
         settings: LoadedSettings,
         metrics: Metrics,
         prewarms: PrewarmView = NO_PREWARMS,
+        explain: Explain | None = None,
         clock: Clock = SYSTEM_CLOCK,
         patience: Patience = DEFAULT_PATIENCE,
     ) -> None:
@@ -65,11 +66,12 @@ class Gateway:
         self._draining = False
         proxy = Proxy(fleet=fleet, upstreams=self._upstreams, metrics=metrics, clock=clock, settings=values)
         inference = Inference(catalog=catalog, proxy=proxy, max_body_bytes=values.max_body_bytes)
+        api = Api(fleet=fleet, catalog=catalog, plugins=plugins, settings=settings, explain=explain)
         self.router = Router(
             [
                 *inference.routes(),
                 *ModelsPage(fleet=fleet, catalog=catalog).routes(),
-                *Api(fleet=fleet, catalog=catalog, plugins=plugins, settings=settings).routes(),
+                *api.routes(),
                 *Prewarms(prewarms).routes(),
                 *self._feed.routes(),
                 Route("GET", "/metrics", self._show_metrics),

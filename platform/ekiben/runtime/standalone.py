@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ekiben.catalog.choice import choose_variant
 from ekiben.catalog.parcel import Parcel, fetch_parcel
+from ekiben.catalog.selection import Selection
 from ekiben.catalog.specs import builtin_specs, resolve_model
 from ekiben.catalog.weights import WeightsStore
 from ekiben.clock import SYSTEM_CLOCK
@@ -61,7 +61,8 @@ def choose(family: Family, *, argument: str | None) -> Choice:
             f"{family.value!r}: serve it with the {model.family.value!r} Bento, "
             f"or choose another model ({_names(family, plugins)})"
         )
-    return Choice(model, choose_variant(model, plugins), plugins, settings)
+    selection = Selection(plugins, WeightsStore(settings.home, plugins), device=settings.device)
+    return Choice(model, selection.choose(model), plugins, settings)
 
 
 async def fetch(choice: Choice) -> Parcel:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final, Protocol
 
+from ekiben.contract.model import ModelSpec
 from ekiben.fleet.berths import Plan
 from ekiben.fleet.ledger import HOST, Memory, Place, largest
 from ekiben.fleet.run_key import RunKey
@@ -63,8 +64,18 @@ class Book:
     def places(self, plan: Plan) -> tuple[Place, ...]:
         """The devices that the plan may run on, with what was needed there before."""
         return tuple(
-            Place(device, self._need(replace(plan, device=device))) for device in self._devices(plan)
+            Place(device, self._need(replace(plan, device=device)))
+            for device in self._devices_of(plan.engine)
         )
+
+    def learned(self, model: ModelSpec, index: int) -> int | None:
+        """What a model's variant needed on its devices, as far as that is known."""
+        for device in self._devices_of(model.variants[index].engine):
+            known = self._needs.need(RunKey.on(device, model, index))
+            need = {} if known is None else largest(known.peak, known.floor)
+            if device in need:
+                return need[device]
+        return None
 
     async def foreseen(self, plan: Plan) -> tuple[Place, ...]:
         """As `places`, with what the engine estimates where nothing was measured. Raises LoadFailed."""
@@ -89,12 +100,12 @@ class Book:
         grown = {device: int(size * GROWTH) for device, size in memory.items()}
         self._needs.keep_need(run, replace(known, floor=largest(known.floor, grown)))
 
-    def _devices(self, plan: Plan) -> list[str]:
+    def _devices_of(self, engine: str) -> list[str]:
         """GPUs, where there are any and the engine can use them; otherwise the host."""
         if self._device != "auto":
             return [self._device]
         gpus = [device for device in self._budgets() if device != HOST]
-        kinds = set(self._engine_devices(plan.engine)) if gpus else set()
+        kinds = set(self._engine_devices(engine)) if gpus else set()
         return [gpu for gpu in gpus if gpu.partition(":")[0] in kinds] or [HOST]
 
     def _need(self, plan: Plan) -> dict[str, int] | None:
