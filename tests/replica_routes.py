@@ -18,11 +18,11 @@ Weights = Callable[[str], Path]
 
 def client(model: ModelSpec, loaded: LoadedModel, routes: Sequence[Route]) -> httpx.AsyncClient:
     """Requests to the routes of a loaded model."""
-    handlers = {(route.method, route.path): route.handler for route in routes}
+    served = {(route.method, route.path): route for route in routes}
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        handler = handlers[scope["method"], scope["path"]]
-        await respond(Request(scope, receive, model, loaded), handler, send)
+        route = served[scope["method"], scope["path"]]
+        await respond(Request(scope, receive, model, loaded), route.handler, send, errors=route.errors)
 
     transport = httpx.ASGITransport(app)
     return httpx.AsyncClient(transport=transport, base_url="http://replica", timeout=300)

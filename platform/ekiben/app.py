@@ -49,7 +49,9 @@ from ekiben.fleet.supervisor import Supervisor
 from ekiben.fleet.witness import Audience, Witness
 from ekiben.gateway.app import Gateway, check_exposure
 from ekiben.gateway.http_protocol import HttpProtocol
+from ekiben.gateway.inference import PATHS
 from ekiben.plugins.devices import usable_kinds
+from ekiben.plugins.dialects import load_dialects
 from ekiben.plugins.discovery import Plugins, discover
 from ekiben.runtime.footprint import children
 from ekiben.settings import LoadedSettings, Settings, process_environment
@@ -168,6 +170,7 @@ class App:
                 metrics=metrics,
                 prewarms=self._prewarmer,
                 explain=selection.explain,
+                spoken=load_dialects(plugins, taken=PATHS, targets=PATHS),
             )
             pids = self._supervisor.replica_pids  # some may be children of an earlier platform
             self._budgets.watch(lambda: [*children(os.getpid()), *pids()])

@@ -36,6 +36,7 @@ from ekiben.fleet.types import (
 from ekiben.gateway.app import Gateway
 from ekiben.gateway.http_protocol import HttpProtocol
 from ekiben.gateway.watchdog import Patience
+from ekiben.plugins.dialects import Spoken
 from ekiben.plugins.discovery import Plugins, discover
 from ekiben.settings import load_settings
 from ekiben.store.database import Database
@@ -474,7 +475,11 @@ def shared_catalog() -> tuple[Catalog, Plugins]:
 
 @asynccontextmanager
 async def running_lab(
-    *, patience: Patience | None = None, plugins: Plugins | None = None, **flags: Any
+    *,
+    patience: Patience | None = None,
+    plugins: Plugins | None = None,
+    spoken: Sequence[Spoken] = (),
+    **flags: Any,
 ) -> AsyncIterator[Lab]:
     """Everything started, and checked at the end: nothing may be left of any request."""
     folder = Path(tempfile.mkdtemp(prefix="gw-"))
@@ -491,6 +496,7 @@ async def running_lab(
         settings=load_settings({"home": folder, **flags}, environment={}),
         metrics=metrics,
         patience=patience or Patience(),
+        spoken=spoken,
     )
     await gateway.startup()
     server = await listen(gateway)

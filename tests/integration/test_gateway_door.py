@@ -50,7 +50,7 @@ async def test_every_route_but_two_needs_the_key() -> None:
                 status = await ask(lab, method, path, headers)
                 assert status == 200 if expected else status == 401, (method, path, headers, status)
             assert await ask(lab, method, path, {"authorization": f"bearer {KEY}"}) not in (401, 403), path
-        assert len(lab.replica.seen) == 2  # chat and completions; the rest was not this model's work
+        assert len(lab.replica.seen) == 2 + 4  # texts and tokens; the rest was not this model's work
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,19 @@ It is plain computation: what runs models, starts them, counts and cancels is th
 imported where models answer and at the platform's door, so it must import quickly and need little.
 
 A request's way: `DialectRoute.translate` → the ability's own route → `Translation.whole`, or `events` of a
-stream; what fails anywhere on that way is told by `Dialect.error`.
+stream; what fails anywhere on that way is told by `Dialect.error`, and in a stream that has begun also by
+`Dialect.error_event`. While a stream waits for its model it is kept alive by comments, as in any stream of
+server-sent events.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from ekiben.contract.model import Ability
+from ekiben.errors import EkibenError
 
 
 class Events(Protocol):
@@ -68,6 +71,17 @@ class Failure:
     message: str
     request_id: str
 
+    @classmethod
+    def of(cls, error: EkibenError, *, request_id: str) -> Self:
+        """An error of the tree."""
+        return cls(
+            status=error.status,
+            type=error.type,
+            code=error.error_code,
+            message=error.message,
+            request_id=request_id,
+        )
+
 
 class Dialect(Protocol):
     """A plugin that speaks another API."""
@@ -78,10 +92,14 @@ class Dialect(Protocol):
 
     @property
     def key_header(self) -> str | None:
-        """A header, lower case, in which its clients send their key instead of `authorization`."""
+        """A header, lower case, in which its clients may send their key instead of `authorization`."""
+
+    @property
+    def request_id_header(self) -> str | None:
+        """A header, lower case, in which its clients look for the request's id, besides `x-request-id`."""
 
     def error(self, failure: Failure) -> bytes:
-        """The body of an error's answer. The status is kept."""
+        """The body of an error's answer: a JSON object. The status is kept."""
 
-    def error_event(self, failure: Failure) -> bytes:
-        """The same as an event in a stream that has begun, framing included."""
+    def error_event(self, body: bytes) -> bytes:
+        """Such a body as the last event of a stream that has begun, framing included."""

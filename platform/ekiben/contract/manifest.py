@@ -61,7 +61,7 @@ METHODS_OF_KIND: Final[dict[PluginKind, tuple[str, ...]]] = {
     PluginKind.ENGINE: ("estimate_memory", "load"),
     PluginKind.SOURCE: ("fetch",),
     PluginKind.POLICY: ("worth", "keep_alive_s"),
-    PluginKind.DIALECT: ("routes", "error"),
+    PluginKind.DIALECT: ("error", "error_event"),
 }
 """What a plugin's object must have."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 from ekiben import __version__
 from ekiben.clock import SYSTEM_CLOCK, Clock
 from ekiben.errors import EkibenError, ShuttingDown
 from ekiben.fleet.types import FleetPort
-from ekiben.gateway.answers import Answer, json_answer
+from ekiben.gateway.answers import Answer, json_answer, manner_of
 from ekiben.gateway.api import Api, Explain
 from ekiben.gateway.asgi import Receive, Scope, Send
 from ekiben.gateway.door import Door, check_exposure
@@ -25,6 +26,7 @@ from ekiben.gateway.proxy import Proxy
 from ekiben.gateway.routes import Route, Router
 from ekiben.gateway.upstream import Upstreams
 from ekiben.gateway.watchdog import DEFAULT_PATIENCE, Patience, Watchdog
+from ekiben.plugins.dialects import Spoken
 from ekiben.plugins.discovery import Plugins
 from ekiben.settings import LoadedSettings
 from ekiben.telemetry.metrics import CONTENT_TYPE, Metrics
@@ -51,6 +53,7 @@ class Gateway:
         metrics: Metrics,
         prewarms: PrewarmView = NO_PREWARMS,
         explain: Explain | None = None,
+        spoken: Sequence[Spoken] = (),
         clock: Clock = SYSTEM_CLOCK,
         patience: Patience = DEFAULT_PATIENCE,
     ) -> None:
@@ -65,8 +68,11 @@ class Gateway:
         self._sweep_s = patience.sweep_s
         self._draining = False
         proxy = Proxy(fleet=fleet, upstreams=self._upstreams, metrics=metrics, clock=clock, settings=values)
-        inference = Inference(catalog=catalog, proxy=proxy, max_body_bytes=values.max_body_bytes)
         api = Api(fleet=fleet, catalog=catalog, plugins=plugins, settings=settings, explain=explain)
+        inference = Inference(
+            catalog=catalog, proxy=proxy, max_body_bytes=values.max_body_bytes, spoken=spoken
+        )
+        self._manners = {route.path: manner_of(voice) for voice in spoken for route in voice.routes}
         self.router = Router(
             [
                 *inference.routes(),
@@ -161,6 +167,8 @@ class Gateway:
 
     async def _dispatch(self, exchange: Exchange) -> None:
         raw_path = exchange.raw_path
+        if (manner := self._manners.get(raw_path)) is not None:
+            exchange.manner = manner
         if not self.router.is_open(exchange.method, raw_path):
             self._door.admit(exchange)
         route, parameter = self.router.match(exchange.method, raw_path)

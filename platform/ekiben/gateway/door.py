@@ -62,16 +62,20 @@ class Door:
     def admit(self, exchange: Exchange) -> None:
         """Raises AuthenticationFailed or PermissionDenied."""
         if self._digest is not None:
-            self._check_key(exchange.headers.get(b"authorization", b""))
+            self._check_key(exchange, self._digest)
         else:
             self._check_browser(exchange)
 
-    def _check_key(self, header: bytes) -> None:
-        scheme, _, token = header.partition(b" ")
-        given = token.strip() if scheme.lower() == b"bearer" else b""
+    def _check_key(self, exchange: Exchange, digest: bytes) -> None:
+        own = exchange.manner.key_header
+        given = exchange.headers.get(own, b"").strip() if own is not None else b""
+        if not given:
+            scheme, _, token = exchange.headers.get(b"authorization", b"").partition(b" ")
+            given = token.strip() if scheme.lower() == b"bearer" else b""
         # Hashed first, so that the time taken says nothing about the key.
-        if not hmac.compare_digest(_digest(given), self._digest or b""):
-            what = "is not valid" if given else "is missing: send `Authorization: Bearer KEY`"
+        if not hmac.compare_digest(_digest(given), digest):
+            way = f"{own.decode('latin-1')}: KEY" if own is not None else "Authorization: Bearer KEY"
+            what = "is not valid" if given else f"is missing: send `{way}`"
             raise AuthenticationFailed(f"the API key {what}")
 
     def _check_browser(self, exchange: Exchange) -> None:

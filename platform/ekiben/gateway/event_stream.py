@@ -12,6 +12,7 @@ from typing import Final
 HOLD_BYTES: Final = 64 * 1024
 """A larger event is let through in pieces rather than kept."""
 _TAIL_BYTES: Final = 32
+_FAILED: Final = re.compile(rb'data: ?\{\s*"error"')
 _DONE: Final = re.compile(rb"(?:\A|[\r\n])data: ?\[DONE\](?:\r\n|\n|\r)*\Z")
 _ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
@@ -19,11 +20,12 @@ _ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 class EventStream:
     """Feed it the bytes of a stream; what it returns may be sent on."""
 
-    __slots__ = ("_held", "_tail", "open")
+    __slots__ = ("_held", "_last", "_tail", "open")
 
     def __init__(self) -> None:
         self._held = bytearray()
         self._tail = b""
+        self._last = b""
         self.open = False
         """A part of an event has been sent on without its end."""
 
@@ -58,8 +60,16 @@ class EventStream:
         """Whether what was sent on ends with `[DONE]`."""
         return _DONE.search(self._tail) is not None
 
+    @property
+    def failed(self) -> bool:
+        """Whether what was sent on ends with an event that tells an error as OpenAI does."""
+        last = self._last.rstrip(b"\r\n")
+        start = max(0, *(last.rfind(mark) for mark in _ENDS))
+        return _FAILED.match(last[start:].lstrip(b"\r\n")) is not None
+
     def _pass(self, data: bytes, *, whole: bool) -> bytes:
         size = len(data)
+        self._last = data
         self._tail = data[-_TAIL_BYTES:] if size >= _TAIL_BYTES else (self._tail + data)[-_TAIL_BYTES:]
         self.open = not whole
         return data

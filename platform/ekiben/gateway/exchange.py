@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 
 from ekiben.clock import Clock
 from ekiben.errors import EkibenError, InvalidRequest
-from ekiben.gateway.answers import Answer, error_answer, error_event
+from ekiben.gateway.answers import OPENAI, Answer
 from ekiben.gateway.asgi import Headers, Receive, Scope, Send
 
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -68,6 +68,7 @@ class Exchange:
         "headers",
         "id",
         "id_header",
+        "manner",
         "method",
         "model",
         "moved_at",
@@ -89,6 +90,7 @@ class Exchange:
         self.id = request_id.decode("ascii")
         self.id_header = (b"x-request-id", request_id)
         self.route = "unmatched"
+        self.manner = OPENAI
         self.model = ""
         """The catalog's name; empty when the request is for no model, or for an unknown one."""
         self.status = 0
@@ -204,6 +206,8 @@ class Exchange:
         self.first_byte_at = self.moved_at = now
         elapsed_ms = b"%d" % ((now - self.started_at) * 1000)
         everything = [*headers, self.id_header, (b"openai-processing-ms", elapsed_ms), VERSION_HEADER]
+        if self.manner.request_id_header is not None:
+            everything.append((self.manner.request_id_header, self.id_header[1]))
         await self._send({"type": "http.response.start", "status": status, "headers": everything})
 
     async def start_events(self) -> None:
@@ -236,12 +240,15 @@ class Exchange:
         self.error = error
         if self.complete or self.gone or self.waits_for is Moves.CLIENT:
             return  # nobody reads, or a write to them was cut off
-        if not self.status and self.body_left:
-            await self._refuse(error_answer(error))
-        elif not self.status:
-            await self.answer(error_answer(error))
-        elif self.events:
-            await self.write(error_event(error), more=False)
+        if self.status:
+            if self.events:
+                await self.write(self.manner.error_event(error, request_id=self.id), more=False)
+            return
+        answer = self.manner.error_answer(error, request_id=self.id)
+        if self.body_left:
+            await self._refuse(answer)
+        else:
+            await self.answer(answer)
         # A body half sent cannot be taken back: the server closes a connection that is left like this,
         # and the client sees that it is cut short.
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ekiben.errors import InvalidRequest
-from ekiben.gateway.answers import error_body
+from ekiben.gateway.answers import OPENAI
 from ekiben.gateway.http_transport import JoiningTransport
 
 HEAD_TIMEOUT_S: Final = 30.0
@@ -69,7 +69,7 @@ class HttpProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP at all gets the envelope too."""
         self._head_arrived()
-        body = error_body(InvalidRequest("this is not a valid HTTP request"))
+        body = OPENAI.errors.body(InvalidRequest("this is not a valid HTTP request"), request_id="")
         head = (
             b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
             b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)

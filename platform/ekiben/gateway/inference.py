@@ -1,8 +1,8 @@
-"""The OpenAI routes that models answer: a table, and the one way that all of them take."""
+"""The routes that models answer: a table, those of dialects, and the one way that all of them take."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -15,6 +15,7 @@ from ekiben.gateway.prefixes import chat_prefixes, prompt_prefixes
 from ekiben.gateway.proxy import Job, Proxy
 from ekiben.gateway.routes import Route
 from ekiben.gateway.target import FORM_TYPE, JSON_TYPE, read_target
+from ekiben.plugins.dialects import Spoken
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +27,21 @@ class InferenceRoute:
     """None: that it reads text, in whatever way."""
     types: frozenset[str] = frozenset({JSON_TYPE})
     ends_with_done: bool = False
+    """A stream is only whole with `[DONE]` at its end."""
+    heartbeats: bool = False
+    """A stream may begin before the model is there."""
     prefixes: Callable[[bytes], tuple[int, ...]] | None = None
     """How its conversations are told apart, where engines keep their beginnings in memory."""
 
 
 INFERENCE: Final = (
-    InferenceRoute("/v1/chat/completions", Ability.CHAT, ends_with_done=True, prefixes=chat_prefixes),
-    InferenceRoute("/v1/completions", Ability.COMPLETE, ends_with_done=True, prefixes=prompt_prefixes),
-    InferenceRoute("/v1/responses", Ability.CHAT),
+    InferenceRoute(
+        "/v1/chat/completions", Ability.CHAT, ends_with_done=True, heartbeats=True, prefixes=chat_prefixes
+    ),
+    InferenceRoute(
+        "/v1/completions", Ability.COMPLETE, ends_with_done=True, heartbeats=True, prefixes=prompt_prefixes
+    ),
+    InferenceRoute("/v1/responses", Ability.CHAT, heartbeats=True),
     InferenceRoute("/v1/embeddings", Ability.EMBED),
     InferenceRoute("/rerank", Ability.RERANK),
     InferenceRoute("/v1/rerank", Ability.RERANK),
@@ -47,18 +55,37 @@ INFERENCE: Final = (
     InferenceRoute("/v1/audio/speech", Ability.SPEAK),
     InferenceRoute("/v1/images/ocr", Ability.READ_TEXT, frozenset({JSON_TYPE, FORM_TYPE})),
 )
+CHAT_PATH: Final = "/v1/chat/completions"
+PATHS: Final = frozenset(entry.path for entry in INFERENCE)
+
+
+def dialect_entries(spoken: Iterable[Spoken]) -> list[InferenceRoute]:
+    """The routes of dialects. A stream of theirs has an end of its own, which the replica writes."""
+    return [
+        InferenceRoute(
+            route.path,
+            route.ability,
+            heartbeats=route.target == CHAT_PATH,
+            prefixes=chat_prefixes if route.target == CHAT_PATH else None,
+        )
+        for voice in spoken
+        for route in voice.routes
+    ]
 
 
 class Inference:
     """Makes the routes."""
 
-    def __init__(self, *, catalog: CatalogPort, proxy: Proxy, max_body_bytes: int) -> None:
+    def __init__(
+        self, *, catalog: CatalogPort, proxy: Proxy, max_body_bytes: int, spoken: Iterable[Spoken] = ()
+    ) -> None:
+        self._entries = [*INFERENCE, *dialect_entries(spoken)]
         self._catalog = catalog
         self._proxy = proxy
         self._max_body_bytes = max_body_bytes
 
     def routes(self) -> list[Route]:
-        return [self._route(entry) for entry in INFERENCE]
+        return [self._route(entry) for entry in self._entries]
 
     def _route(self, entry: InferenceRoute) -> Route:
         async def handle(exchange: Exchange, _: str) -> None:
@@ -79,6 +106,7 @@ class Inference:
                 target=target,
                 body=body,
                 ends_with_done=entry.ends_with_done,
+                heartbeats=entry.heartbeats,
                 prefix=partial(entry.prefixes, text) if entry.prefixes and text else None,
             )
             await self._proxy.forward(exchange, job)

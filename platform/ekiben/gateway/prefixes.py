@@ -27,6 +27,8 @@ class _Chat(msgspec.Struct):
 
     messages: list[msgspec.Raw] = []
     tools: msgspec.Raw = msgspec.Raw(b"")
+    system: msgspec.Raw = msgspec.Raw(b"")
+    """In Anthropic's dialect, where it is no message."""
 
 
 class _Completion(msgspec.Struct):
@@ -43,7 +45,7 @@ def chat_prefixes(body: bytes) -> tuple[int, ...]:
         chat = _CHAT.decode(body)
     except (msgspec.DecodeError, RecursionError):
         return ()  # the replica tells the client
-    return tuple(_running(_messages(chat.messages), seed=bytes(chat.tools)))
+    return tuple(_running(_messages(chat.messages), seed=bytes(chat.tools) + bytes(chat.system)))
 
 
 def prompt_prefixes(body: bytes) -> tuple[int, ...]:

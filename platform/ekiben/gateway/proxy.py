@@ -13,7 +13,6 @@ from typing import Final
 from ekiben.clock import Clock
 from ekiben.errors import EngineError, ReplicaDied
 from ekiben.fleet.types import Address, FleetPort, Lease, Prefix
-from ekiben.gateway.answers import is_envelope
 from ekiben.gateway.body import Body
 from ekiben.gateway.event_stream import EventStream
 from ekiben.gateway.exchange import Exchange
@@ -42,7 +41,9 @@ class Job:
     target: Target
     body: Body
     ends_with_done: bool
-    """Whether a stream of this route is only whole with `[DONE]` at its end."""
+    """Whether a stream of this route is only whole with `[DONE]`, or an error, at its end."""
+    heartbeats: bool
+    """Whether it may begin before the model is there."""
     prefix: Prefix | None = None
     """Hashes of its growing beginnings, for the choice of a replica."""
 
@@ -62,7 +63,7 @@ class Proxy:
 
     async def forward(self, exchange: Exchange, job: Job) -> None:
         """Answer the exchange. Raises what the fleet raises, and EngineError for what replicas do."""
-        heartbeat = self._heartbeat(exchange, job) if job.ends_with_done and job.target.stream else None
+        heartbeat = self._heartbeat(exchange, job) if job.heartbeats and job.target.stream else None
         asked_at = self._clock.monotonic()
         wait_s = self._wait_s if heartbeat else min(self._wait_s, _patience_s(exchange))
         try:
@@ -216,7 +217,7 @@ class _Answer:
             raise
         if rest := stream.finish():
             await exchange.write(rest)
-        if self._job.ends_with_done and not stream.done:
+        if self._job.ends_with_done and not (stream.done or stream.failed):
             await self._close_event(stream)
             raise ReplicaDied("the model's process ended its answer before it was whole")
         await exchange.write(b"", more=False)
@@ -226,19 +227,19 @@ class _Answer:
             await self._exchange.write(b"\n\n")
 
     async def _pass_error(self) -> None:
-        """An error of the replica: its own envelope goes through, anything else gets ours."""
+        """An error of the replica goes through as its clients know it, anything else is told by us."""
         body = bytearray()
         while data := await self._connection.read():
             body += data
             if len(body) > MAX_ERROR_BYTES:
                 break
         whole = bytes(body)
-        if not is_envelope(whole):
-            raise EngineError(f"the model's process failed with status {self._status}: see its log")
         exchange = self._exchange
+        if not exchange.manner.is_error(whole):
+            raise EngineError(f"the model's process failed with status {self._status}: see its log")
         exchange.failed_with = self._status
         if exchange.status:
-            await exchange.write(b"data: " + whole + b"\n\n", more=False)
+            await exchange.write(exchange.manner.errors.event(whole), more=False)
             return
         headers = [pair for pair in self._headers if pair[0] != b"content-length"]
         await exchange.start(self._status, [*headers, (b"content-length", b"%d" % len(whole))])

@@ -67,6 +67,9 @@ class Plugins:
     def policies(self) -> dict[str, Plugin]:
         return {i: p for i, p in self.usable.items() if p.manifest.kind is PluginKind.POLICY}
 
+    def dialects(self) -> dict[str, Plugin]:
+        return {i: p for i, p in self.usable.items() if p.manifest.kind is PluginKind.DIALECT}
+
 
 def discover() -> Plugins:
     """Look through the installed distributions. Reads files only; takes a few milliseconds."""

@@ -39,7 +39,7 @@ class Finding:
 
     id: str
     kind: str
-    """`engine`, `source` or `policy`; empty when its manifest cannot tell."""
+    """`engine`, `source`, `policy` or `dialect`; empty when its manifest cannot tell."""
     distribution: str
     ready: bool
     problem: str | None = None

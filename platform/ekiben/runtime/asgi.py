@@ -16,13 +16,15 @@ from typing import Any, Final, TypeAlias
 from ekiben.clock import SYSTEM_CLOCK
 from ekiben.contract.model import ModelSpec
 from ekiben.errors import EkibenError, LoadFailed, ModelNotFound, ModelNotReady
+from ekiben.runtime.dialects import dialect_routes, spoken_dialects
 from ekiben.runtime.host import ModelHost
 from ekiben.runtime.http import (
+    OPENAI_ERRORS,
     Answer,
-    Handler,
     Message,
     Receive,
     Request,
+    Route,
     Scope,
     Send,
     StreamBroken,
@@ -60,7 +62,7 @@ class ReplicaApp:
             await send_answer(error_answer(ModelNotReady("the model sleeps: try again")), send)
         else:
             with self._host.use():
-                serve = self._serve if _is_ours(scope["path"]) else self._bento
+                serve = self._serve if self._is_ours(scope["path"]) else self._bento
                 await serve(scope, receive, send)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,7 +95,8 @@ class ReplicaApp:
             from ekiben.runtime.metrics import observed
 
             self._observed = observed
-            self._routes = RouteTable(model, routes_of(model.abilities))
+            routes = routes_of(model.abilities)
+            self._routes = RouteTable(model, [*routes, *dialect_routes(spoken_dialects(), routes)])
         except ImportError as error:
             failure = LoadFailed(f"the routes of {model.name!r} need a library that is missing: {error}")
             self._host.fail(failure)
@@ -102,7 +105,7 @@ class ReplicaApp:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert self._routes is not None, "served a request before the model was loaded"
         method, path = scope["method"], scope["path"]
-        with self._observed(_label(path)) as outcome:
+        with self._observed(self._label(path)) as outcome:
 
             async def send_noting_status(message: Message) -> None:
                 if message["type"] == "http.response.start":
@@ -111,7 +114,7 @@ class ReplicaApp:
 
             if (route := self._routes.find(method, path)) is not None:
                 request = Request(scope, receive, self._host.model, self._host.loaded)
-                await _answer(request, route.handler, send_noting_status)
+                await _answer(request, route, send_noting_status)
             else:
                 await send_answer(self._plain(method, path), send_noting_status)
 
@@ -122,7 +125,20 @@ class ReplicaApp:
             if method != "GET":
                 return error_answer(method_not_allowed(method, path, allow="GET"))
             return self._models(path.removeprefix(_MODELS))
-        return error_answer(self._routes.missing(method, path))
+        route = self._routes.at(path)
+        return error_answer(self._routes.missing(method, path), route.errors if route else OPENAI_ERRORS)
+
+    def _is_ours(self, path: str) -> bool:
+        return f"{path}/".startswith("/v1/") or self._knows(path)
+
+    def _knows(self, path: str) -> bool:
+        return needed_by(path) is not None or (self._routes is not None and self._routes.at(path) is not None)
+
+    def _label(self, path: str) -> str:
+        """For the metrics: one of few values, whatever clients ask for."""
+        if self._knows(path):
+            return path
+        return _MODELS if path.startswith(_MODELS) else "other"
 
     def _models(self, name: str) -> Answer:
         model = self._host.model
@@ -145,20 +161,9 @@ class ReplicaApp:
         }
 
 
-def _is_ours(path: str) -> bool:
-    return f"{path}/".startswith("/v1/") or needed_by(path) is not None
-
-
-def _label(path: str) -> str:
-    """For the metrics: one of few values, whatever clients ask for."""
-    if needed_by(path) is not None:
-        return path
-    return _MODELS if path.startswith(_MODELS) else "other"
-
-
-async def _answer(request: Request, handler: Handler, send: Send) -> None:
+async def _answer(request: Request, route: Route, send: Send) -> None:
     try:
-        await respond(request, handler, send)
+        await respond(request, route.handler, send, errors=route.errors)
     except StreamBroken as error:
         # Returning without the last chunk makes the server cut the connection.
         logger.error("the answer to %s broke off: %s", request.path, error.__cause__)

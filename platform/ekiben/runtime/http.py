@@ -7,10 +7,11 @@ are `Route` values; each ability's module has a list of them; `ekiben.runtime.as
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import logging
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from ekiben.errors import (
     UnsupportedMediaType,
     envelope,
 )
+from ekiben.plugins.dialects import ErrorForm
 from ekiben.runtime.form import MAX_FORM_BYTES, Form, FormReader
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -66,8 +68,8 @@ class Answer:
 class Stream:
     """A response that is sent as it is made. Closed when the client leaves.
 
-    `events`: the chunks are SSE, so an error after the first is told as a `data: {"error": …}` event; in
-    other streams the connection is broken off instead, so that no client takes half for whole.
+    `events`: the chunks are SSE, so an error after the first is told as an event; in other streams the
+    connection is broken off instead, so that no client takes half for whole.
     """
 
     chunks: AsyncGenerator[bytes, None]
@@ -119,6 +121,12 @@ class Request:
             )
         return self._form
 
+    def restated(self, body: Mapping[str, Any]) -> Request:
+        """The same request in other words."""
+        other = copy.copy(self)
+        other.raw = json.dumps(body).encode()
+        return other
+
     async def read(self) -> None:
         """Receive the whole body, within bounds. Raises ClientGone and what a broken body deserves."""
         if self.content_type == "multipart/form-data":
@@ -169,6 +177,19 @@ class Request:
 Handler: TypeAlias = Callable[[Request], Awaitable[Answer | Stream]]
 
 
+class OpenAIErrors:
+    """The OpenAI envelope."""
+
+    def body(self, error: EkibenError, *, request_id: str) -> bytes:
+        return json.dumps(envelope(error)).encode()
+
+    def event(self, body: bytes) -> bytes:
+        return sse(body)
+
+
+OPENAI_ERRORS: Final = OpenAIErrors()
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """A path that a replica serves when its model has one of the abilities."""
@@ -177,6 +198,7 @@ class Route:
     path: str
     abilities: frozenset[Ability]
     handler: Handler
+    errors: ErrorForm = OPENAI_ERRORS
 
 
 def parse_json_object(raw: bytes) -> dict[str, Any]:
@@ -230,7 +252,9 @@ def check_model_name(request: Request, name: object, *, adapters: bool = False) 
     return meant
 
 
-async def respond(request: Request, handler: Handler, send: Send) -> None:
+async def respond(
+    request: Request, handler: Handler, send: Send, *, errors: ErrorForm = OPENAI_ERRORS
+) -> None:
     """Answer a request: read it, run the handler, cancel it as soon as the client leaves."""
     try:
         try:
@@ -238,9 +262,9 @@ async def respond(request: Request, handler: Handler, send: Send) -> None:
         except ClientGone:
             raise
         except Exception as error:  # noqa: BLE001 - told to the log
-            await send_answer(error_answer(told(error)), send)
+            await send_answer(error_answer(told(error), errors, request_id=request.request_id), send)
             return
-        await _until_disconnect(request, _answer(request, handler, send))
+        await _until_disconnect(request, _answer(request, handler, send, errors))
     except ClientGone:
         return
     finally:
@@ -262,17 +286,20 @@ async def _until_disconnect(request: Request, work: Coroutine[Any, Any, None]) -
         raise error
 
 
-async def _answer(request: Request, handler: Handler, send: Send) -> None:
+async def _answer(request: Request, handler: Handler, send: Send, errors: ErrorForm) -> None:
+    def event(error: Exception) -> bytes:
+        return errors.event(errors.body(told(error), request_id=request.request_id))
+
     try:
         answer = await handler(request)
         if isinstance(answer, Stream):
-            await _send_stream(answer, send)
+            await _send_stream(answer, send, tell=event)
         else:
             await send_answer(answer, send)
     except (ClientGone, StreamBroken):
         raise
     except Exception as error:  # noqa: BLE001 - told to the log
-        await send_answer(error_answer(told(error)), send)
+        await send_answer(error_answer(told(error), errors, request_id=request.request_id), send)
 
 
 async def send_answer(answer: Answer, send: Send) -> None:
@@ -286,8 +313,11 @@ async def send_answer(answer: Answer, send: Send) -> None:
     await send({"type": "http.response.body", "body": answer.body})
 
 
-async def _send_stream(stream: Stream, send: Send) -> None:
-    """The headers wait for the first chunk, so that an error before it still gets its own status."""
+async def _send_stream(stream: Stream, send: Send, *, tell: Callable[[Exception], bytes]) -> None:
+    """The headers wait for the first chunk, so that an error before it still gets its own status.
+
+    `tell`: an error as the last event.
+    """
     async with aclosing(stream.chunks) as chunks:
         first = await anext(chunks, b"")
         await send({"type": "http.response.start", "status": 200, "headers": _stream_headers(stream)})
@@ -298,7 +328,7 @@ async def _send_stream(stream: Stream, send: Send) -> None:
         except Exception as error:
             if not stream.events:
                 raise StreamBroken from error
-            await send({"type": "http.response.body", "body": sse_error(told(error)), "more_body": True})
+            await send({"type": "http.response.body", "body": tell(error), "more_body": True})
     await send({"type": "http.response.body", "body": b""})
 
 
@@ -317,19 +347,15 @@ def told(error: Exception) -> EkibenError:
     return EkibenError("the server failed on this request; its log says why")
 
 
-def error_answer(error: EkibenError) -> Answer:
-    """The OpenAI envelope with its status and headers."""
-    return Answer(json.dumps(envelope(error)).encode(), status=error.status, headers=error.headers())
+def error_answer(error: EkibenError, errors: ErrorForm = OPENAI_ERRORS, *, request_id: str = "") -> Answer:
+    """The error with its status and headers."""
+    body = errors.body(error, request_id=request_id)
+    return Answer(body, status=error.status, headers=error.headers())
 
 
 def sse(data: bytes) -> bytes:
     """One event that carries JSON."""
     return b"data: " + data + b"\n\n"
-
-
-def sse_error(error: EkibenError) -> bytes:
-    """The event after which a stream ends, without `[DONE]`."""
-    return sse(json.dumps(envelope(error)).encode())
 
 
 async def sse_stream(objects: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
@@ -338,3 +364,11 @@ async def sse_stream(objects: AsyncGenerator[bytes, None]) -> AsyncGenerator[byt
         async for item in objects:
             yield sse(item)
     yield SSE_DONE
+
+
+async def sse_objects(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The objects of an `sse_stream`, each of whose chunks is one event."""
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            if chunk != SSE_DONE:
+                yield chunk.removeprefix(b"data: ")

@@ -48,6 +48,10 @@ class RouteTable:
         self._model = model
         self._routes = {(r.method, r.path): r for r in routes if r.abilities & model.abilities}
 
+    def at(self, path: str) -> Route | None:
+        """A route of this path, by whatever method."""
+        return next((route for route in self._routes.values() if route.path == path), None)
+
     def find(self, method: str, path: str) -> Route | None:
         """The route, if the model has it."""
         return self._routes.get((method, path))

@@ -42,8 +42,8 @@ async def tokenize(request: Request) -> Answer:
     answer = {
         "count": len(tokens.ids),
         "max_model_len": tokenizer.max_model_tokens,
-        "tokens": tokens.ids,
-        "token_strs": tokens.texts if _flag(body, "return_token_strs", default=False) else None,
+        "tokens": list(tokens.ids),
+        "token_strs": list(tokens.texts) if _flag(body, "return_token_strs", default=False) else None,
     }
     return Answer(msgspec.json.encode(answer))
 

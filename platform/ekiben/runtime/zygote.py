@@ -158,6 +158,7 @@ def _tell(control: socket.socket, news: ZygoteNews) -> None:
 
 
 def _import_engine(plugin: Plugin) -> None:
+    from ekiben.runtime.dialects import spoken_dialects
     from ekiben.runtime.routing import routes_of, warm
 
     section = plugin.manifest.engine
@@ -167,6 +168,7 @@ def _import_engine(plugin: Plugin) -> None:
         import_module(name)
     abilities = frozenset(section.abilities)
     routes_of(abilities)
+    spoken_dialects()
     warm(abilities)
 
 
