@@ -117,6 +117,60 @@ async def events_of(parrot: Parrot, **more: Any) -> list[tuple[str, dict[str, An
     return events
 
 
+CONVERSATION = [
+    {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "look", "cache_control": {"type": "ephemeral"}},
+            {
+                "type": "image",
+                "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"},
+            },
+        ],
+    },
+    {
+        "role": "assistant",
+        "content": [
+            {"type": "thinking", "thinking": "hm", "signature": "s"},
+            {"type": "text", "text": "A tree."},
+            {"type": "tool_use", "id": "call_1", "name": "fly", "input": {"to": "tree"}},
+        ],
+    },
+    {
+        "role": "user",
+        "content": [
+            {"type": "tool_result", "tool_use_id": "call_1", "content": "done"},
+            {
+                "type": "tool_result",
+                "tool_use_id": "call_2",
+                "is_error": True,
+                "content": [{"type": "text", "text": "no"}],
+            },
+            {"type": "text", "text": "and now?"},
+        ],
+    },
+]
+TRANSLATED = [
+    {"role": "system", "content": "Be terse.\nBe kind."},
+    {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "look"},
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+        ],
+    },
+    {
+        "role": "assistant",
+        "content": "A tree.",
+        "reasoning_content": "hm",
+        "tool_calls": [CALL],
+    },
+    {"role": "tool", "tool_call_id": "call_1", "content": "done"},
+    {"role": "tool", "tool_call_id": "call_2", "content": "Error: no"},
+    {"role": "user", "content": "and now?"},
+]
+
+
 async def test_a_conversation_in_openai_s_words() -> None:
     parrot = Parrot(whole({"content": "hello"}))
     await ask(
@@ -132,63 +186,13 @@ async def test_a_conversation_in_openai_s_words() -> None:
         tools=[{"name": "fly", "description": "Fly.", "input_schema": {"type": "object"}, "strict": True}],
         tool_choice={"type": "auto", "disable_parallel_tool_use": True},
         output_config={"format": {"type": "json_schema", "schema": {"type": "object"}}},
-        messages=[
-            {
-                "role": "user",
-                "content": [
-                    {"type": "text", "text": "look", "cache_control": {"type": "ephemeral"}},
-                    {
-                        "type": "image",
-                        "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"},
-                    },
-                ],
-            },
-            {
-                "role": "assistant",
-                "content": [
-                    {"type": "thinking", "thinking": "hm", "signature": "s"},
-                    {"type": "text", "text": "A tree."},
-                    {"type": "tool_use", "id": "call_1", "name": "fly", "input": {"to": "tree"}},
-                ],
-            },
-            {
-                "role": "user",
-                "content": [
-                    {"type": "tool_result", "tool_use_id": "call_1", "content": "done"},
-                    {
-                        "type": "tool_result",
-                        "tool_use_id": "call_2",
-                        "is_error": True,
-                        "content": [{"type": "text", "text": "no"}],
-                    },
-                    {"type": "text", "text": "and now?"},
-                ],
-            },
-        ],
+        messages=CONVERSATION,
     )
     assert parrot.asked is not None
     assert parrot.asked.body == {
         "model": "parrot",
         "max_tokens": 8,
-        "messages": [
-            {"role": "system", "content": "Be terse.\nBe kind."},
-            {
-                "role": "user",
-                "content": [
-                    {"type": "text", "text": "look"},
-                    {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
-                ],
-            },
-            {
-                "role": "assistant",
-                "content": "A tree.",
-                "reasoning_content": "hm",
-                "tool_calls": [CALL],
-            },
-            {"role": "tool", "tool_call_id": "call_1", "content": "done"},
-            {"role": "tool", "tool_call_id": "call_2", "content": "Error: no"},
-            {"role": "user", "content": "and now?"},
-        ],
+        "messages": TRANSLATED,
         "temperature": 0.5,
         "top_p": 0.9,
         "top_k": 3,
