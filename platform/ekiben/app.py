@@ -38,7 +38,6 @@ from ekiben.fleet.memory.allowance import parse_allowance
 from ekiben.fleet.memory.book import Book
 from ekiben.fleet.memory.budgets import Budgets
 from ekiben.fleet.memory.estimates import Estimates
-from ekiben.fleet.memory.gpus import gpu_readers
 from ekiben.fleet.policy.choice import choose_policy
 from ekiben.fleet.preparation import MemoryBook, StartBook
 from ekiben.fleet.preparer import CatalogPreparer
@@ -53,6 +52,7 @@ from ekiben.gateway.inference import PATHS
 from ekiben.plugins.devices import usable_kinds
 from ekiben.plugins.dialects import load_dialects
 from ekiben.plugins.discovery import Plugins, discover
+from ekiben.plugins.gpus import gpu_readers
 from ekiben.runtime.footprint import children
 from ekiben.settings import LoadedSettings, Settings, process_environment
 from ekiben.store.database import Database, sqlite_url
@@ -131,7 +131,7 @@ class App:
         self.home.open()
         try:
             self._database = Database.open(sqlite_url(self.home.path / "ekiben.db"))
-            plugins = discover()
+            plugins = discover(self.home.path)
             catalog = Catalog(self._database, plugins)
             weights = WeightsStore(self.home.path, plugins)
             self._records = Records(self._database)
@@ -154,6 +154,7 @@ class App:
                 self.settings,
                 self.home,
                 catalog,
+                plugins,
                 weights,
                 core=core,
                 memory=memory,
@@ -221,6 +222,7 @@ def make_supervisor(
     settings: Settings,
     home: Home,
     catalog: Catalog,
+    plugins: Plugins,
     weights: WeightsStore,
     *,
     core: FleetCore,
@@ -239,7 +241,7 @@ def make_supervisor(
             device="cpu" if settings.device == "auto" else settings.device,
             threads=settings.threads or len(os.sched_getaffinity(0)),
         ),
-        launcher=make_launcher(settings, home),
+        launcher=make_launcher(settings, home, plugins),
         memory=memory,
         starts=starts,
         log_folder=home.logs,
@@ -276,7 +278,7 @@ def make_memory(settings: Settings, plugins: Plugins, records: Records, budgets:
         budgets=budgets.now,
         device=settings.device,
         engine_devices=partial(usable_kinds, plugins),
-        estimates=Estimates(environment=replica_environment()),
+        estimates=Estimates(environment=replica_environment(), interpreter_of=plugins.interpreter),
     )
 
 
@@ -286,16 +288,22 @@ def replica_environment() -> dict[str, str]:
     return THREAD_VARIABLES | given
 
 
-def make_launcher(settings: Settings, home: Home) -> Launcher:
+def make_launcher(settings: Settings, home: Home, plugins: Plugins) -> Launcher:
     """By forks where that is wanted and can be."""
+    interpreter_of = plugins.interpreter
     environment = replica_environment()
     berths = Berths(run_folder=home.run, log_folder=home.logs, orphan_s=settings.orphan_s)
     if settings.zygote == "auto":
         try:
-            return ForkLauncher(berths=berths, environment=environment, log_folder=home.logs)
+            return ForkLauncher(
+                berths=berths,
+                environment=environment,
+                log_folder=home.logs,
+                interpreter_of=interpreter_of,
+            )
         except OSError as error:
             logger.warning("replicas are spawned, which takes longer: %s", error)
-    return SpawnLauncher(berths=berths, environment=environment)
+    return SpawnLauncher(berths=berths, environment=environment, interpreter_of=interpreter_of)
 
 
 def run(loaded: LoadedSettings) -> int:

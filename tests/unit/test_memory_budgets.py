@@ -13,8 +13,8 @@ import pytest
 from ekiben.errors import ConfigError
 from ekiben.fleet.memory.allowance import GPU_SHARE, HOST_SHARE, Allowance, Amount, parse_allowance
 from ekiben.fleet.memory.budgets import LOOKS, STEPS, Budgets
-from ekiben.fleet.memory.gpus import AmdReader, Gpu, NvmlReader, gpu_readers
 from ekiben.fleet.memory.host import Host
+from ekiben.plugins.gpus import AmdReader, Gpu, NvmlReader, gpu_readers
 
 GIB = 2**30
 MIB = 2**20

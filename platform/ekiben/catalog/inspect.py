@@ -153,7 +153,7 @@ def _engines(finding: Finding, plugins: Plugins) -> list[str]:
         and finding.format in section.formats
         and finding.abilities <= set(section.abilities)
     }
-    return sorted(fitting, key=lambda plugin_id: (bool(fitting[plugin_id].missing), plugin_id))
+    return sorted(fitting, key=lambda plugin_id: (not plugins.standing(fitting[plugin_id]).ready, plugin_id))
 
 
 def _nobody_runs(path: Path, finding: Finding, plugins: Plugins) -> str:

@@ -74,7 +74,7 @@ class Selection:
         whole = len(here) == len(sizes)
         return Candidate(
             variant=variant,
-            obstacle=_obstacle(variant.engine, plugin),
+            obstacle=_obstacle(variant.engine, plugin, self._plugins),
             kinds=usable_kinds(self._plugins, variant.engine),
             spread=1 if section is None else max(1, section.devices_for(variant.options)),
             need_bytes=self._learned(spec, index)
@@ -93,10 +93,10 @@ def _expected_bytes(spec: ModelSpec, variant: Variant, weights_bytes: int | None
     return int(weights_bytes * WORKING_SHARE)
 
 
-def _obstacle(engine: str, plugin: Plugin | None) -> str | None:
+def _obstacle(engine: str, plugin: Plugin | None, plugins: Plugins) -> str | None:
     if plugin is None:
         return f"there is no engine {engine!r} here"
-    if plugin.missing:
+    if not plugins.standing(plugin).ready:
         return f"its engine is not installed: run `ekiben engine install {engine}`"
     return None
 
@@ -109,10 +109,8 @@ def _reason(spec: ModelSpec, plugins: Plugins) -> str:
     engine = next((engine for engine in wanted if engine in engines), wanted[0])
     beginning = f"the model {spec.name!r} needs the engine {' or '.join(map(repr, wanted))}"
     if engine in engines:
-        missing = ", ".join(engines[engine].missing)
-        return (
-            f"{beginning}, which is not installed (missing: {missing}): run `ekiben engine install {engine}`"
-        )
+        problem = plugins.standing(engines[engine]).problem
+        return f"{beginning}, which is not installed ({problem}): run `ekiben engine install {engine}`"
     for broken in plugins.broken:
         if broken.id == engine:
             return f"{beginning}, which cannot be used: {broken.reason}"

@@ -101,9 +101,9 @@ class WeightsStore:
         if wrong:
             reasons = "; ".join(f"{name!r} {reason}" for name, reason in wrong)
             raise FetchFailed(f"source {source.kind!r}: {reasons}")
-        if plugin.missing:
+        if missing := self._plugins.standing(plugin).missing:
             extra = plugin.manifest.extra
-            packages = f"'ekiben[{extra}]'" if extra else " ".join(f"'{text}'" for text in plugin.missing)
+            packages = f"'ekiben[{extra}]'" if extra else " ".join(f"'{text}'" for text in missing)
             raise FetchFailed(f"the source {source.kind!r} is not installed: pip install {packages}")
         return plugin
 

@@ -73,7 +73,7 @@ def _checks(session: Session) -> Iterator[Check]:
     yield _home(settings.home)
     yield _disk(settings.home)
     yield _memory()
-    yield from _engines()
+    yield from _engines(settings.home)
     yield _catalog(session, settings.home)
     yield from _platform(session, settings)
 
@@ -121,21 +121,20 @@ def _memory() -> Check:
     return Check("ok", "memory", detail)
 
 
-def _engines() -> Iterator[Check]:
+def _engines(home: Path) -> Iterator[Check]:
     from ekiben.plugins.discovery import discover
 
-    plugins = discover()
+    plugins = discover(home)
     engines = plugins.engines()
     for plugin_id, plugin in engines.items():
         name = f"engine {plugin_id}"
-        if plugin.missing:
-            detail = f"missing {', '.join(plugin.missing)}"
-            yield Check("warn", name, detail, f"ekiben engine install {plugin_id}")
+        if problem := plugins.standing(plugin).problem:
+            yield Check("warn", name, problem, f"ekiben engine install {plugin_id}")
         else:
             yield Check("ok", name, plugin.manifest.summary)
     for broken in plugins.broken:
         yield Check("warn", f"plugin {broken.id}", broken.reason, f"ekiben engine doctor {broken.id}")
-    if all(plugin.missing for plugin in engines.values()):
+    if not any(plugins.standing(plugin).ready for plugin in engines.values()):
         yield Check("fail", "engines", "none is installed", "ekiben engine install llama_cpp")
 
 
@@ -144,7 +143,7 @@ def _catalog(session: Session, home: Path) -> Check:
     from ekiben.plugins.discovery import discover
 
     try:
-        with open_catalog(home, discover()) as catalog:
+        with open_catalog(home, discover(home)) as catalog:
             broken = [entry.name for entry in catalog.broken()]
             count = len(catalog.entries())
     except ConfigError as error:

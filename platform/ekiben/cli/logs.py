@@ -30,7 +30,7 @@ def logs(session: Session, name: str, follow: bool, lines: int) -> None:
     from ekiben.plugins.discovery import discover
 
     home = session.settings.home
-    model = find_spec(session, name, discover()).name
+    model = find_spec(session, name, discover(home)).name
     path = log_path(home / "logs", model)
     log = _open(path)
     if log is None and not follow:

@@ -45,7 +45,7 @@ def ls(session: Session, as_json: bool) -> None:
     """List all models, loaded or not."""
     from ekiben.plugins.discovery import discover
 
-    plugins = discover()
+    plugins = discover(session.settings.home)
     listing = _read(session, plugins)
     models = [complete(model, session.settings, plugins) for model in listing["models"]]
     if as_json:
@@ -82,7 +82,7 @@ def show(session: Session, name: str, as_yaml: bool, as_json: bool) -> None:
     from ekiben.cli.offline import find_model
     from ekiben.plugins.discovery import discover
 
-    plugins = discover()
+    plugins = discover(session.settings.home)
     found = find_model(session, name, plugins)
     if as_yaml:
         click.echo(_yaml(found["spec"]), nl=False)
@@ -116,7 +116,7 @@ def add(
     """
     from ekiben.plugins.discovery import discover
 
-    plugins = discover()
+    plugins = discover(session.settings.home)
     if base is not None:
         _add_adapter(session, path.absolute(), base, name, plugins, replace=replace, as_json=as_json)
         return
@@ -186,7 +186,7 @@ def rm(session: Session, name: str, with_weights: bool) -> None:
     from ekiben.cli.offline import find_spec
     from ekiben.plugins.discovery import discover
 
-    plugins = discover()
+    plugins = discover(session.settings.home)
     spec = find_spec(session, name, plugins) if with_weights else None
     platform = session.find_platform()
     if platform is not None:

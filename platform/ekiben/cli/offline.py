@@ -122,7 +122,7 @@ def _budgets(settings: Settings) -> dict[str, int]:
     """What a platform that started now could hold."""
     from ekiben.fleet.memory.allowance import parse_allowance
     from ekiben.fleet.memory.budgets import Budgets
-    from ekiben.fleet.memory.gpus import gpu_readers
+    from ekiben.plugins.gpus import gpu_readers
     from ekiben.settings import process_environment
 
     visible = process_environment().get("CUDA_VISIBLE_DEVICES")

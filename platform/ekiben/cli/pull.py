@@ -32,7 +32,7 @@ def pull(session: Session, name: str) -> None:
     from ekiben.contract.model import ModelSpec
     from ekiben.plugins.discovery import discover
 
-    plugins = discover()
+    plugins = discover(session.settings.home)
     found = find_model(session, name, plugins)
     spec = ModelSpec.model_validate(found["spec"])
     index, obstacle, _ = chosen_variant(found, session.settings, plugins)

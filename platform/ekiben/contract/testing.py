@@ -25,12 +25,13 @@ import asyncio
 import io
 import json
 import math
+import re
 import struct
 import subprocess
 import sys
 import wave
 import zlib
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
@@ -89,15 +90,27 @@ def check_manifest(manifest: Manifest) -> None:
     expect(manifest.api == API_VERSION, f"api must be {API_VERSION}")
     expect(manifest.summary, "summary must say in a phrase what the plugin is for")
     expect(manifest.package == f"ekiben_{manifest.id}", f"the package must be ekiben_{manifest.id}")
-    for text in manifest.requires:
-        try:
-            Requirement(text)
-        except InvalidRequirement as error:
-            raise NotConforming(f"requires: {error}") from None
+    _check_requirements("requires", manifest.requires)
+    for kind, table in manifest.environment.items():
+        _check_requirements(f"[environment.{kind}] requires", table.requires)
+        _check_requirements(f"[environment.{kind}] constraints", table.constraints)
+        for name in table.without:
+            expect(
+                re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name),
+                f"[environment.{kind}] without: {name!r} must be the name of a distribution",
+            )
     section = manifest.engine.options if manifest.engine else {}
     section = section | (manifest.source.parameters if manifest.source else {})
     for name, option in section.items():
         _check_option(name, option)
+
+
+def _check_requirements(where: str, texts: Iterable[str]) -> None:
+    for text in texts:
+        try:
+            Requirement(text)
+        except InvalidRequirement as error:
+            raise NotConforming(f"{where}: {error}") from None
 
 
 def _check_option(name: str, option: Option) -> None:
@@ -122,7 +135,8 @@ def check_import(manifest: Manifest) -> None:
     last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
     expect(done.returncode == 0, f"{manifest.object} cannot be imported and made: {last_line}")
     seen: dict[str, Any] = json.loads(done.stdout)
-    required = {Requirement(text).name.lower().replace("_", "-") for text in manifest.requires}
+    texts = {text for kind in (None, *manifest.environment) for text in manifest.requirements(kind)}
+    required = {Requirement(text).name.lower().replace("_", "-") for text in texts}
     for module in seen["modules"]:
         owners = {name.lower().replace("_", "-") for name in seen["provides"].get(module, ())}
         expect(

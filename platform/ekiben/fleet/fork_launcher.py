@@ -20,10 +20,11 @@ from typing import Final, TypeAlias
 
 from ekiben.fleet.adoption import Adopted, adopt
 from ekiben.fleet.berths import Berth, Berths, Plan, open_log
-from ekiben.fleet.launcher import Process, spawn
+from ekiben.fleet.launcher import InterpreterOf, Process, always_ours, spawn
 from ekiben.fleet.processes import Orphans, ReplicaProcess, wait_for_child
 from ekiben.fleet.types import ZygoteStatus
 from ekiben.fleet.zygote import Zygote, ZygoteFailed
+from ekiben.plugins.environments import Interpreter
 from ekiben.runtime.protocol import Report
 
 logger = logging.getLogger(__name__)
@@ -43,9 +44,16 @@ class ForkLauncher:
     """Implements `Launcher`. Raises OSError where orphans cannot be adopted: spawn there."""
 
     def __init__(
-        self, *, berths: Berths, environment: Mapping[str, str], log_folder: Path, idle_s: float = IDLE_S
+        self,
+        *,
+        berths: Berths,
+        environment: Mapping[str, str],
+        log_folder: Path,
+        interpreter_of: InterpreterOf = always_ours,
+        idle_s: float = IDLE_S,
     ) -> None:
         self._berths = berths
+        self._interpreter_of = interpreter_of
         self._environment = environment
         self._logs = log_folder
         self._idle_s = idle_s
@@ -100,12 +108,13 @@ class ForkLauncher:
         self._berths.close()
 
     async def _start(self, process: ReplicaProcess, berth: Berth, plan: Plan) -> None:
+        interpreter = self._interpreter_of(plan.engine)
         seat = self._seat((plan.engine, plan.bento))
         try:
-            zygote = seat.take()
+            zygote = seat.take(interpreter)
             pid = await zygote.fork(berth)
         except ZygoteFailed:  # of which the seat has told
-            spawn(process, berth, environment=self._environment)
+            spawn(process, berth, interpreter=interpreter, environment=self._environment)
             return
         seat.worked()
         process.attach(pid, wait=partial(wait_for_child, pid))
@@ -137,14 +146,16 @@ class ForkLauncher:
 
 @dataclass(frozen=True, slots=True)
 class _Stamp:
-    """Changes when distributions are installed or removed."""
+    """Changes when distributions are installed or removed, here or where the engine lives."""
 
+    interpreter: Interpreter
     times_ns: tuple[int, ...]
 
     @classmethod
-    def now(cls) -> _Stamp:
+    def now(cls, interpreter: Interpreter) -> _Stamp:
         folders = {Path(path) for path in sys.path if Path(path).name in ("site-packages", "dist-packages")}
-        return cls(tuple(folder.stat().st_mtime_ns for folder in sorted(folders) if folder.is_dir()))
+        times = (folder.stat().st_mtime_ns for folder in sorted(folders) if folder.is_dir())
+        return cls(interpreter, tuple(times))
 
 
 class _Seat:
@@ -169,19 +180,21 @@ class _Seat:
         self._idle_s = idle_s
         self._pause_s = FIRST_PAUSE_S
         self._not_before = 0.0
-        self._stamp = _Stamp(())
+        self._stamp: _Stamp | None = None
         self._loop = asyncio.get_running_loop()
         self._idle: asyncio.TimerHandle | None = None
 
-    def take(self) -> Zygote:
+    def take(self, interpreter: Interpreter) -> Zygote:
         """The zygote, or a new one. Raises ZygoteFailed while the last failure is too fresh."""
-        if self.zygote is not None and self._stamp != _Stamp.now():
+        stamp = _Stamp.now(interpreter)
+        if self.zygote is not None and self._stamp != stamp:
             logger.info("the zygote of engine %s is replaced: what is installed has changed", self._engine)
             self.clear()
         if self.zygote is None:
             if self._loop.time() < self._not_before:
                 raise ZygoteFailed("there was one a moment ago")
-            self.zygote = self._begin()
+            self._stamp = stamp
+            self.zygote = self._begin(interpreter)
         self._rest()
         return self.zygote
 
@@ -202,8 +215,7 @@ class _Seat:
             self.zygote = None
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _begin(self) -> Zygote:
-        self._stamp = _Stamp.now()
+    def _begin(self, interpreter: Interpreter) -> Zygote:
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             self._log.parent.mkdir(mode=0o700, exist_ok=True)
@@ -214,6 +226,7 @@ class _Seat:
                     bento=self._bento,
                     folder=self._folder,
                     log_fd=log_fd,
+                    interpreter=interpreter,
                     environment=self._environment,
                     on_end=self._ended,
                 )

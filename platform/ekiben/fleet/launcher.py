@@ -9,19 +9,37 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from ekiben.fleet.adoption import Adopted, adopt
 from ekiben.fleet.berths import Berth, Berths, Plan, log_path
 from ekiben.fleet.processes import ReplicaProcess
 from ekiben.fleet.types import Address, ZygoteStatus
+from ekiben.plugins.environments import PLATFORM_INTERPRETER, Interpreter
 from ekiben.runtime.protocol import Report
 
-__all__ = ["Adopted", "Launcher", "Plan", "Process", "SpawnLauncher", "log_path", "spawn"]
+__all__ = [
+    "Adopted",
+    "InterpreterOf",
+    "Launcher",
+    "Plan",
+    "Process",
+    "SpawnLauncher",
+    "always_ours",
+    "log_path",
+    "spawn",
+]
 
 logger = logging.getLogger(__name__)
+
+InterpreterOf: TypeAlias = Callable[[str], Interpreter]
+"""What runs an engine, by its name, at this moment."""
+
+
+def always_ours(engine: str) -> Interpreter:
+    """The platform's own interpreter, whatever the engine."""
+    return PLATFORM_INTERPRETER
 
 
 class Process(Protocol):
@@ -98,9 +116,16 @@ class Launcher(Protocol):
 class SpawnLauncher:
     """A fresh interpreter per replica: `python -m ekiben.runtime.replica ORDER`."""
 
-    def __init__(self, *, berths: Berths, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        *,
+        berths: Berths,
+        environment: Mapping[str, str],
+        interpreter_of: InterpreterOf = always_ours,
+    ) -> None:
         self._berths = berths
         self._environment = environment
+        self._interpreter_of = interpreter_of
 
     def launch(
         self,
@@ -114,7 +139,12 @@ class SpawnLauncher:
         berth = self._berths.prepare(replica_id, plan, go=go)
         process = ReplicaProcess(berth, device=plan.device, on_report=on_report, on_exit=on_exit)
         try:
-            spawn(process, berth, environment=self._environment)
+            spawn(
+                process,
+                berth,
+                interpreter=self._interpreter_of(plan.engine),
+                environment=self._environment,
+            )
         except OSError:
             process.abandon()
             raise
@@ -135,16 +165,19 @@ class SpawnLauncher:
         self._berths.close()
 
 
-def spawn(process: ReplicaProcess, berth: Berth, *, environment: Mapping[str, str]) -> None:
-    """Give the replica a fresh interpreter. Raises OSError when there can be none."""
+def spawn(
+    process: ReplicaProcess, berth: Berth, *, interpreter: Interpreter, environment: Mapping[str, str]
+) -> None:
+    """Give the replica a fresh process. Raises OSError when there can be none."""
+    variables = interpreter.variables(environment)
     child = subprocess.Popen(
-        [sys.executable, "-m", "ekiben.runtime.replica", str(berth.order_path)],
+        [str(interpreter.python), "-m", "ekiben.runtime.replica", str(berth.order_path)],
         stdin=subprocess.DEVNULL,
         stdout=berth.log_fd,
         stderr=berth.log_fd,
         pass_fds=(berth.report_fd,),
         start_new_session=True,
-        env={**environment, "EKIBEN_ORDER": str(berth.order_path), "PYTHONUNBUFFERED": "1"},
+        env={**variables, "EKIBEN_ORDER": str(berth.order_path), "PYTHONUNBUFFERED": "1"},
     )
     process.attach(child.pid, wait=child.wait)
     logger.info("model %s: replica %s is process %d, spawned", berth.model, berth.replica_id, child.pid)

@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from pydantic import ValidationError
 
 from ekiben.fleet.berths import Berth
 from ekiben.fleet.processes import describe_exit, end_child
+from ekiben.plugins.environments import Interpreter
 from ekiben.runtime.footprint import host_bytes
 from ekiben.runtime.protocol import ForkRequest, ZygoteNews
 
@@ -48,6 +48,7 @@ class Zygote:
         bento: Path,
         folder: Path,
         log_fd: int,
+        interpreter: Interpreter,
         environment: Mapping[str, str],
         on_end: Callable[[str], None],
     ) -> None:
@@ -64,13 +65,13 @@ class Zygote:
         with theirs:
             try:
                 self._child = subprocess.Popen(
-                    _command(theirs.fileno(), engine, bento, folder),
+                    _command(interpreter, theirs.fileno(), engine, bento, folder),
                     stdin=subprocess.DEVNULL,
                     stdout=log_fd,
                     stderr=log_fd,
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,
-                    env={**environment, "PYTHONUNBUFFERED": "1"},
+                    env={**interpreter.variables(environment), "PYTHONUNBUFFERED": "1"},
                 )
             except OSError:
                 self._control.close()
@@ -195,9 +196,9 @@ def _reap_group(group: int) -> None:
             os.waitpid(-group, 0)
 
 
-def _command(control_fd: int, engine: str, bento: Path, folder: Path) -> list[str]:
+def _command(interpreter: Interpreter, control_fd: int, engine: str, bento: Path, folder: Path) -> list[str]:
     module = "ekiben.runtime.zygote"
-    return [sys.executable, "-m", module, str(control_fd), engine, str(bento), str(folder)]
+    return [str(interpreter.python), "-m", module, str(control_fd), engine, str(bento), str(folder)]
 
 
 def _look_at(future: asyncio.Future[int] | asyncio.Future[None]) -> None:

@@ -258,7 +258,10 @@ class Api:
         broken = [
             {"id": b.id, "distribution": b.distribution, "reason": b.reason} for b in self._plugins.broken
         ]
-        return {"engines": [_engine(plugin) for plugin in self._plugins.engines().values()], "broken": broken}
+        return {
+            "engines": [_engine(plugin, self._plugins) for plugin in self._plugins.engines().values()],
+            "broken": broken,
+        }
 
     async def _config(self, exchange: Exchange, _: str) -> None:
         values = self._settings.values
@@ -286,8 +289,8 @@ def _model(entry: EntryView, status: ModelStatus) -> dict[str, Any]:
     }
 
 
-def _engine(plugin: Plugin) -> dict[str, Any]:
-    manifest, missing = plugin.manifest, plugin.missing
+def _engine(plugin: Plugin, plugins: Plugins) -> dict[str, Any]:
+    manifest, standing = plugin.manifest, plugins.standing(plugin)
     section = manifest.engine
     return {
         "id": manifest.id,
@@ -295,8 +298,10 @@ def _engine(plugin: Plugin) -> dict[str, Any]:
         "summary": manifest.summary,
         "version": plugin.version,
         "distribution": plugin.distribution,
-        "installed": not missing,
-        "missing": missing,
+        "installed": standing.ready,
+        "missing": list(standing.missing),
+        "problem": standing.problem,
+        "environment": str(standing.folder) if standing.folder is not None else None,
         "families": list(section.families) if section else [],
         "abilities": list(section.abilities) if section else [],
         "formats": list(section.formats) if section else [],

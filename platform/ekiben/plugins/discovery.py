@@ -14,30 +14,29 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.version import InvalidVersion
 from pydantic import ValidationError
 
 from ekiben.contract.manifest import API_VERSION, Manifest, PluginKind
+from ekiben.plugins.environments import (
+    OWN_DISTRIBUTION,
+    PLATFORM_INTERPRETER,
+    Environments,
+    Interpreter,
+    Standing,
+)
 
 ENTRY_POINT_GROUP = "ekiben.plugins"
-OWN_DISTRIBUTION = "ekiben"
 
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """A plugin whose manifest is in order. Its requirements may still be missing."""
+    """A plugin whose manifest is in order. What it requires may still be missing: see `Plugins.standing`."""
 
     manifest: Manifest
     distribution: str
     version: str
     folder: Path
     """Where its manifest lies."""
-
-    @property
-    def missing(self) -> list[str]:
-        """The requirements that this interpreter does not satisfy."""
-        return [text for text in self.manifest.requires if not _satisfied(text)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +52,20 @@ class BrokenPlugin:
 
 @dataclass(frozen=True, slots=True)
 class Plugins:
-    """What was found."""
+    """What was found, and where it lives."""
 
     usable: Mapping[str, Plugin] = field(default_factory=dict)
     broken: tuple[BrokenPlugin, ...] = ()
+    environments: Environments = field(default_factory=Environments)
+
+    def standing(self, plugin: Plugin) -> Standing:
+        """Whether it is installed, and where: as it is now."""
+        return self.environments.standing(plugin.manifest)
+
+    def interpreter(self, engine: str) -> Interpreter:
+        """What runs the engine's replicas."""
+        plugin = self.usable.get(engine)
+        return PLATFORM_INTERPRETER if plugin is None else self.standing(plugin).interpreter
 
     def engines(self) -> dict[str, Plugin]:
         return {i: p for i, p in self.usable.items() if p.manifest.kind is PluginKind.ENGINE}
@@ -71,8 +80,11 @@ class Plugins:
         return {i: p for i, p in self.usable.items() if p.manifest.kind is PluginKind.DIALECT}
 
 
-def discover() -> Plugins:
-    """Look through the installed distributions. Reads files only; takes a few milliseconds."""
+def discover(home: Path | None = None) -> Plugins:
+    """Look through the installed distributions. Reads files only; takes a few milliseconds.
+
+    With a home, engines may live in environments of their own there.
+    """
     found: dict[str, list[tuple[str, metadata.EntryPoint]]] = {}
     for entry_point in metadata.entry_points(group=ENTRY_POINT_GROUP):
         distribution = (entry_point.dist.name if entry_point.dist else None) or "unknown"
@@ -85,7 +97,7 @@ def discover() -> Plugins:
                 usable[plugin_id] = result
             else:
                 broken.append(result)
-    return Plugins(usable, tuple(broken))
+    return Plugins(usable, tuple(broken), Environments(home))
 
 
 def _choose(
@@ -130,7 +142,7 @@ def read_manifest(package: str) -> tuple[Manifest, Path]:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise FileNotFoundError(f"the package {package!r} cannot be found")
-    home = Path(spec.origin).parent
+    home = Path(spec.origin).resolve().parent  # an engine's environment has links
     for folder in (home, home.parent):
         path = folder / "plugin.toml"
         if path.is_file():
@@ -165,16 +177,6 @@ def load_object(plugin: Plugin) -> object:
     module = importlib.import_module(module_name)
     made: object = getattr(module, attribute)()
     return made
-
-
-def _satisfied(text: str) -> bool:
-    try:
-        requirement = Requirement(text)
-        if requirement.marker is not None and not requirement.marker.evaluate():
-            return True
-        return requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
-    except (InvalidRequirement, InvalidVersion, metadata.PackageNotFoundError):
-        return False
 
 
 def _one_line(error: BaseException) -> str:

@@ -22,10 +22,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from packaging.requirements import Requirement
-
 from ekiben.contract.manifest import METHODS_OF_KIND
 from ekiben.plugins.discovery import BrokenPlugin, Plugin, Plugins, discover, load_object
+from ekiben.plugins.environments import Interpreter, Standing, name_of, plain
 from ekiben.settings import process_environment
 
 DEADLINE_S: Final = 120.0
@@ -55,7 +54,9 @@ def examine(
     wanted = set(ids) if ids is not None else {*plugins.usable, *(b.id for b in plugins.broken)}
     chosen = [plugin for plugin_id, plugin in plugins.usable.items() if plugin_id in wanted]
     with ThreadPoolExecutor(max_workers=2, thread_name_prefix="doctor") as pool:
-        found = list(pool.map(lambda plugin: _of_usable(plugin, deadline_s), chosen))
+        found = list(
+            pool.map(lambda plugin: _of_usable(plugin, plugins.standing(plugin), deadline_s), chosen)
+        )
     found += [_of_broken(broken) for broken in plugins.broken if broken.id in wanted]
     return sorted(found, key=lambda finding: finding.id)
 
@@ -72,15 +73,14 @@ def _of_broken(broken: BrokenPlugin) -> Finding:
     )
 
 
-def _of_usable(plugin: Plugin, deadline_s: float) -> Finding:
+def _of_usable(plugin: Plugin, standing: Standing, deadline_s: float) -> Finding:
     kind = plugin.manifest.kind.value
-    problem: str | None
-    if plugin.missing:
-        problem = f"missing here: {', '.join(plugin.missing)}"
-        fix = f"ekiben engine install {plugin.manifest.id}"
+    install = f"ekiben engine install {plugin.manifest.id}"
+    if not standing.ready:
+        problem, fix = standing.problem, install
     else:
-        problem = _try_out(plugin, deadline_s)
-        fix = _pip(_upgrade(plugin.distribution))
+        problem = try_out(plugin, standing.interpreter, deadline_s=deadline_s)
+        fix = _pip(_upgrade(plugin.distribution)) if standing.folder is None else f"{install} --rebuild"
     return Finding(
         id=plugin.manifest.id,
         kind=kind,
@@ -99,20 +99,21 @@ def _upgrade(distribution: str) -> str:
     return f"install --upgrade --force-reinstall {shlex.quote(distribution)}"
 
 
-def _try_out(plugin: Plugin, deadline_s: float) -> str | None:
+def try_out(plugin: Plugin, interpreter: Interpreter, *, deadline_s: float = DEADLINE_S) -> str | None:
     """What goes wrong when the plugin is imported and made; None when nothing does."""
-    environment = {k: v for k, v in process_environment().items() if not SECRETS.search(k.upper())}
+    given = {k: v for k, v in process_environment().items() if not SECRETS.search(k.upper())}
     with tempfile.TemporaryDirectory(prefix="ekiben-doctor-") as folder:
         verdict = Path(folder) / "verdict.json"
         # -P: the folder in which the user happens to be must not offer modules.
-        command = [sys.executable, "-P", "-m", "ekiben.plugins.doctor", plugin.manifest.id, str(verdict)]
+        module = ("-P", "-m", "ekiben.plugins.doctor")
+        command = [str(interpreter.python), *module, plugin.manifest.id, str(verdict)]
         # Its output goes nowhere: whatever the plugin prints is not meant for the user.
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=environment,
+            env=interpreter.variables(given),
             cwd=folder,
             start_new_session=True,
         )
@@ -175,8 +176,10 @@ def _make(plugin: Plugin) -> str | None:
 
 def _import_requirements(plugin: Plugin) -> None:
     """A library can be installed and yet not work: a system library is missing, or the wrong numpy."""
-    for text in plugin.manifest.requires:
-        for module in _modules_of(Requirement(text).name):
+    kinds = (None, *plugin.manifest.environment)
+    names = {name_of(text) for kind in kinds for text in plugin.manifest.requirements(kind)}
+    for name in sorted(names):
+        for module in _modules_of(name):
             importlib.import_module(module)
 
 
@@ -185,14 +188,10 @@ def _modules_of(distribution: str) -> list[str]:
     provides = [
         module
         for module, owners in metadata.packages_distributions().items()
-        if _plain(distribution) in map(_plain, owners) and module.isidentifier() and module[0] != "_"
+        if distribution in map(plain, owners) and module.isidentifier() and module[0] != "_"
     ]
-    namesake = [module for module in provides if _plain(module) == _plain(distribution)]
+    namesake = [module for module in provides if plain(module) == distribution]
     return namesake or [module for module in sorted(provides) if module not in ("test", "tests")]
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _one_line(error: BaseException) -> str:

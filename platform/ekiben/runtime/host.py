@@ -249,19 +249,22 @@ def _device(manifest: Manifest, text: str) -> Device:
 
 @cache
 def installed() -> Plugins:
-    """The plugins, as they were when first asked for: a replica's do not change, and looking takes time."""
+    """The plugins, as they were when first asked for: a replica's do not change, and looking takes time.
+
+    An engine that lives in an environment of its own is run from inside it: other homes are not looked into.
+    """
     return discover()
 
 
 def _plugin(engine_id: str) -> Plugin:
     plugins = installed()
     plugin = plugins.engines().get(engine_id)
-    if plugin is not None and not plugin.missing:
+    standing = plugins.standing(plugin) if plugin is not None else None
+    if plugin is not None and standing is not None and standing.ready:
         return plugin
-    if plugin is not None:
-        missing = ", ".join(plugin.missing)
+    if standing is not None:
         raise EngineNotInstalled(
-            f"the engine {engine_id!r} is not installed (missing: {missing}): "
+            f"the engine {engine_id!r} is not installed ({standing.problem}): "
             f"run `ekiben engine install {engine_id}`"
         )
     reason = next((broken.reason for broken in plugins.broken if broken.id == engine_id), None)

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from ekiben.fleet.memory.allowance import Allowance
-from ekiben.fleet.memory.gpus import GpuReader
 from ekiben.fleet.memory.host import Host, held_bytes, read_host
+from ekiben.plugins.gpus import GpuReader
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -14,12 +13,13 @@ from pydantic import ValidationError
 
 from ekiben.errors import LoadFailed
 from ekiben.fleet.berths import Plan
+from ekiben.fleet.launcher import InterpreterOf, always_ours
 from ekiben.fleet.run_key import RunKey
 from ekiben.runtime.estimate import EstimateAnswer, EstimateRequest
 
 DEADLINE_S: Final = 20.0
 ESTIMATES_KEPT: Final = 500
-COMMAND: Final = (sys.executable, "-P", "-m", "ekiben.runtime.estimate")
+ARGUMENTS: Final = ("-P", "-m", "ekiben.runtime.estimate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,13 @@ class Estimates:
         self,
         *,
         environment: Mapping[str, str],
-        command: Sequence[str] = COMMAND,
+        interpreter_of: InterpreterOf = always_ours,
+        command: Sequence[str] | None = None,
         deadline_s: float = DEADLINE_S,
     ) -> None:
+        """`command` is asked instead of the engine's interpreter."""
         self._environment = environment
+        self._interpreter_of = interpreter_of
         self._command = command
         self._deadline_s = deadline_s
         self._told: dict[RunKey, _Told] = {}
@@ -72,7 +75,7 @@ class Estimates:
         )
         try:
             async with asyncio.timeout(self._deadline_s):
-                line = await self._run(request.model_dump_json().encode())
+                line = await self._run(plan.engine, request.model_dump_json().encode())
             answer = EstimateAnswer.model_validate_json(line)
         except TimeoutError:
             reason = f"it did not answer within {self._deadline_s:g} s"
@@ -88,14 +91,15 @@ class Estimates:
             raise LoadFailed(answer.error or f"the engine {plan.engine!r} cannot tell what the model takes")
         return answer.memory
 
-    async def _run(self, request: bytes) -> bytes:
+    async def _run(self, engine: str, request: bytes) -> bytes:
+        interpreter = self._interpreter_of(engine)
         process = await asyncio.create_subprocess_exec(
-            *self._command,
+            *(self._command or (str(interpreter.python), *ARGUMENTS)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
-            env=dict(self._environment),
+            env=interpreter.variables(self._environment),
         )
         try:
             out, _ = await process.communicate(request)

@@ -10,8 +10,9 @@ import logging
 from typing import Final, cast
 
 from ekiben.contract.policy import Idle, Policy, Resident
-from ekiben.plugins.discovery import OWN_DISTRIBUTION, Plugins, load_object
+from ekiben.plugins.discovery import Plugins, load_object
 from ekiben.plugins.doctor import examine
+from ekiben.plugins.environments import OWN_DISTRIBUTION
 
 logger = logging.getLogger(__name__)
 

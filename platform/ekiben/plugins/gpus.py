@@ -140,3 +140,13 @@ def _amd_gpu(card: Path, index: int) -> Gpu | None:
     name = card / "product_name"
     text = name.read_text().strip() if name.is_file() else ""
     return Gpu(device=f"rocm:{index}", name=text or "AMD GPU", total_bytes=total, used_bytes=used)
+
+
+def hardware(root: Path = Path("/")) -> tuple[str, ...]:
+    """The kinds of device that this machine has, best first: `cuda`, `rocm`, and `cpu` always."""
+    seen = {
+        gpu.device.partition(":")[0]
+        for reader in gpu_readers(visible=None, root=root)
+        for gpu in reader.read()
+    }
+    return (*(kind for kind in ("cuda", "rocm") if kind in seen), "cpu")
