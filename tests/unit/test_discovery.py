@@ -96,7 +96,8 @@ def test_discovery_imports_no_plugin_and_no_engine() -> None:
     code = (
         "import sys; from ekiben.plugins.discovery import discover; plugins = discover();"
         "heavy = {'torch', 'bentoml', 'xllamacpp', 'ctranslate2', 'onnxruntime', 'huggingface_hub'};"
-        "print(sorted(m for m in sys.modules if m.startswith('ekiben_') or m in heavy), len(plugins.usable) > 10)"
+        "print(sorted(m for m in sys.modules if m.startswith('ekiben_') or m in heavy),"
+        "len(plugins.usable) > 10)"
     )
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert told.stdout.strip() == "[] True"
