@@ -12,7 +12,8 @@
     │   ├── RequestTimeout            408
     │   ├── Conflict                  409
     │   ├── RequestTooLarge           413
-    │   └── UnsupportedMediaType      415
+    │   ├── UnsupportedMediaType      415
+    │   └── RequestCancelled          499
     ├── CapacityError       429/503 with Retry-After, time mends it
     │   ├── QueueFull                 429
     │   ├── ModelNotReady             503
@@ -131,6 +132,15 @@ class RequestTooLarge(RequestError):
 class UnsupportedMediaType(RequestError):
     status = 415
     code = "unsupported_media_type"
+
+
+class RequestCancelled(RequestError):
+    """Ended by its id, by somebody else than the client that waits. No standard has a status for it; this is
+    the usual one, and no client tries again by itself."""
+
+    status = 499
+    code = "request_cancelled"
+    retryable = False
 
 
 class CapacityError(EkibenError):

@@ -74,6 +74,7 @@ ekiben.show(
             "load": LazyCommand("ekiben.cli.lifecycle:load", "Start a model before anybody asks for it."),
             "stop": LazyCommand("ekiben.cli.lifecycle:stop", "Let a model's requests end and unload it."),
             "run": LazyCommand("ekiben.cli.run:run", "Ask a model, or chat with it."),
+            "request": LazyCommand("ekiben.cli.request:request", "List and cancel running requests."),
             "logs": LazyCommand("ekiben.cli.logs:logs", "Show what a model's replicas have logged."),
         },
         "Engines and Bentos": {

@@ -17,12 +17,13 @@ from ekiben.gateway.api import Api, Explain
 from ekiben.gateway.asgi import Receive, Scope, Send
 from ekiben.gateway.door import Door, check_exposure
 from ekiben.gateway.event_feed import EventFeed
-from ekiben.gateway.exchange import CLIENT_CLOSED_REQUEST, ClientGone, Exchange
+from ekiben.gateway.exchange import ClientGone, Exchange
 from ekiben.gateway.inference import Inference
 from ekiben.gateway.models_page import ModelsPage
 from ekiben.gateway.ports import CatalogPort
 from ekiben.gateway.prewarms import NO_PREWARMS, Prewarms, PrewarmView
 from ekiben.gateway.proxy import Proxy
+from ekiben.gateway.requests import Requests
 from ekiben.gateway.routes import Route, Router
 from ekiben.gateway.upstream import Upstreams
 from ekiben.gateway.watchdog import DEFAULT_PATIENCE, Patience, Watchdog
@@ -79,6 +80,7 @@ class Gateway:
                 *ModelsPage(fleet=fleet, catalog=catalog).routes(),
                 *api.routes(),
                 *Prewarms(prewarms).routes(),
+                *Requests(self._watchdog.exchanges).routes(),
                 *self._feed.routes(),
                 Route("GET", "/metrics", self._show_metrics),
                 Route("GET", "/livez", self._livez, open=True),
@@ -158,8 +160,8 @@ class Gateway:
             if not exchange.interrupted:
                 raise
             self._uncancel()
-            if exchange.timed_out is not None and not exchange.gone:
-                await self._fail(exchange, exchange.timed_out)
+            if exchange.ended_by is not None and not exchange.gone:
+                await self._fail(exchange, exchange.ended_by)
         except Exception:
             logger.exception("request failed request_id=%s route=%s", exchange.id, exchange.route)
             message = f"the platform failed on this request: its log has the details under {exchange.id}"
@@ -209,7 +211,7 @@ class Gateway:
     def _log(self, exchange: Exchange, outcome: int, *, duration_ms: float) -> None:
         error = exchange.error
         level = logging.WARNING if outcome >= 500 else logging.INFO
-        if outcome == CLIENT_CLOSED_REQUEST:
+        if exchange.gone:
             said, code = "the client left", ""
         elif error is not None:
             said, code = error.message[:MAX_SHOWN], error.error_code or error.type

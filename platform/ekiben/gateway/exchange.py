@@ -1,7 +1,7 @@
 """One request and its answer: what was received, what has been sent, and whether anybody is left.
 
-An exchange is driven by one task. Two things may interrupt it: the client hangs up, or nothing has
-moved for too long; both cancel that task and leave the reason here.
+An exchange is driven by one task. Three things may interrupt it: the client hangs up, nothing has moved for
+too long, or somebody cancels it by its id; all cancel that task and leave the reason here.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Exchange:
         "_watcher",
         "body_left",
         "complete",
+        "ended_by",
         "error",
         "events",
         "failed_with",
@@ -77,7 +78,6 @@ class Exchange:
         "scope",
         "started_at",
         "status",
-        "timed_out",
         "waits_for",
     )
 
@@ -105,7 +105,8 @@ class Exchange:
             self.headers.get(b"content-length", b"0") != b"0"
         )
         self.gone = False
-        self.timed_out: EkibenError | None = None
+        self.ended_by: EkibenError | None = None
+        """Why it was ended while its client was still there."""
         self.waits_for = self._resting = Moves.NOBODY
         self.received_bytes = 0
         self.first_byte_at: float | None = None
@@ -169,10 +170,16 @@ class Exchange:
             self.gone = True
             self._cancel()
 
-    def expire(self, error: EkibenError) -> None:
-        """Nothing moves any more: cancel the task for that reason."""
-        self.timed_out = error
-        self._cancel()
+    def end(self, error: EkibenError) -> None:
+        """Cancel the task for that reason, of which the client is told. Idempotent."""
+        if self.ended_by is None and not self.gone and not self.complete:
+            self.ended_by = error
+            self._cancel()
+
+    @property
+    def age_s(self) -> float:
+        """Since its head was received."""
+        return self._clock.monotonic() - self.started_at
 
     def _cancel(self) -> None:
         if self._task is not None:
@@ -181,7 +188,7 @@ class Exchange:
     @property
     def interrupted(self) -> bool:
         """Whether a cancellation of the task comes from here."""
-        return self.gone or self.timed_out is not None
+        return self.gone or self.ended_by is not None
 
     @property
     def outcome(self) -> int:

@@ -39,8 +39,8 @@ class Watchdog:
         """Expire what has stood still for too long."""
         now = self._clock.monotonic()
         for exchange in list(self.exchanges):
-            if exchange.timed_out is None and (error := self._verdict(exchange, now)):
-                exchange.expire(error)
+            if exchange.ended_by is None and (error := self._verdict(exchange, now)):
+                exchange.end(error)
 
     def _verdict(self, exchange: Exchange, now: float) -> EkibenError | None:
         patience = self._patience
