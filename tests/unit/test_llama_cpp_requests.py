@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ekiben.contract import InvalidRequest, TextRequest, UnsupportedParameter
+from ekiben.contract import InvalidRequest, LoadRequest, ModelSpec, TextRequest, UnsupportedParameter
 from ekiben.contract.gguf import GgufModel
+from ekiben.contract.testing import load_request
 from ekiben.contract.text.fan_out import interleave
 from ekiben.contract.text.tools import CallReader, plan_tools
 from ekiben.contract.text.usage import total_usage
 from ekiben_llama_cpp.chat import ChatJob
 from ekiben_llama_cpp.completion import CompletionJob, prompts_of
-from ekiben_llama_cpp.memory import context_tokens, working_bytes
+from ekiben_llama_cpp.memory import working_bytes
 from ekiben_llama_cpp.parameters import seeds
+from ekiben_llama_cpp.sizes import Sizes, sizes_of
 from ekiben_llama_cpp.template import template_for
+from ekiben_llama_cpp.voice import Voice
 
+VOICE = Voice(loaded_as="m")
 USER = {"role": "user", "content": "hi"}
 
 
@@ -43,13 +48,14 @@ def text_request(body: dict[str, Any], *, stream: bool = False) -> TextRequest:
 
 def chat(**fields: Any) -> ChatJob:
     body = {"model": "m", "messages": [USER]} | fields
-    return ChatJob(text_request(body, stream=bool(body.get("stream"))), loaded_as="m")
+    return ChatJob(text_request(body, stream=bool(body.get("stream"))), VOICE)
 
 
 def completion(**fields: Any) -> CompletionJob:
     body = {"model": "m", "prompt": "hi"} | fields
     request = text_request(body, stream=bool(body.get("stream")))
-    return CompletionJob(request, echoes=[""] * len(prompts_of(body)))
+    prompts = prompts_of(body)
+    return CompletionJob(request, VOICE, prompts=prompts, echoes=[""] * len(prompts))
 
 
 def test_sampling_parameters_are_passed_on() -> None:
@@ -293,17 +299,33 @@ def test_the_cache_of_a_llama_is_estimated_as_llama_cpp_allocates_it() -> None:
         embedding_length=576,
         **{"attention.head_count": 9, "attention.head_count_kv": 3},
     )
-    options = {"context": 1024, "parallel": 1, "kv_cache": "f16", "batch": 32}
-    once = working_bytes(model, options, device="cpu")
-    twice = working_bytes(model, options | {"parallel": 2}, device="cpu")
+    options = {"kv_cache": "f16"}
+    sizes = Sizes(context=1024, parallel=1, step=32, encodes=False)
+    once = working_bytes(model, sizes, options)
+    twice = working_bytes(model, replace(sizes, parallel=2), options)
     scores = 9 * 1024 * 32 * 4
     assert twice - once - scores == 2 * 30 * 1024 * 3 * 64 * 2
-    assert working_bytes(model, options | {"kv_cache": "q8_0"}, device="cpu") < once
+    assert working_bytes(model, sizes, {"kv_cache": "q8_0"}) < once
 
 
-def test_no_request_gets_more_context_than_the_model_was_trained_for() -> None:
-    assert context_tokens(gguf(), {"context": 4096}) == 2048
-    assert context_tokens(gguf(), {"context": 512}) == 512
+def load_order(tmp_path: Path, *, family: str = "llm", ability: str = "chat", **options: Any) -> LoadRequest:
+    variant = {"format": "gguf", "engine": "llama_cpp", "source": {"kind": "local"}}
+    spec = ModelSpec.model_validate(
+        {"name": "m", "family": family, "abilities": [ability], "variants": [variant]}
+    )
+    return load_request(spec, tmp_path / "m.gguf", scratch=tmp_path, options=options)
+
+
+def test_what_the_options_leave_open_follows_from_the_model(tmp_path: Path) -> None:
+    assert sizes_of(load_order(tmp_path), gguf()).context == 2048
+    assert sizes_of(load_order(tmp_path, context=512, parallel=3), gguf()).tokens == 3 * 512
+    pictures = replace(load_order(tmp_path, batch=64), companions={"mmproj": tmp_path})
+    assert [sizes_of(order, gguf()).step for order in (load_order(tmp_path, batch=64), pictures)] == [64, 512]
+    embedding = load_order(tmp_path, family="embedding", ability="embed", context=300)
+    assert sizes_of(embedding, gguf()).step == 300
+    encoder = gguf(**{"attention.causal": False})
+    assert sizes_of(embedding, encoder).encodes
+    assert not sizes_of(load_order(tmp_path), encoder).encodes
 
 
 def test_a_template_without_tools_is_taught_them_and_others_are_left_alone() -> None:

@@ -17,6 +17,7 @@ from ekiben.contract.text.tools import CallReader, plan_tools
 from ekiben.contract.text.usage import total_usage
 from ekiben_llama_cpp.draft import ChatDraft, Draft
 from ekiben_llama_cpp.parameters import sampling, seeds
+from ekiben_llama_cpp.voice import Voice
 
 _TRANSLATED: Final = frozenset(
     {
@@ -27,6 +28,7 @@ _TRANSLATED: Final = frozenset(
         "messages",
         "n",
         "parallel_tool_calls",
+        "reasoning_effort",
         "response_format",
         "seed",
         "tool_choice",
@@ -42,8 +44,7 @@ class ChatJob:
 
     path: Final = "/v1/chat/completions"
 
-    def __init__(self, request: TextRequest, *, loaded_as: str) -> None:
-        """`loaded_as`: the name that llama.cpp writes into its answers."""
+    def __init__(self, request: TextRequest, voice: Voice) -> None:
         body = request.body
         self._model = request.model
         self._id = f"chatcmpl-{uuid4().hex}"
@@ -56,9 +57,12 @@ class ChatJob:
         self._usages: list[tuple[int, Mapping[str, Any]]] = []
         self._created = 0
         self._verbatim = (
-            count == 1 and not plan.must_call and not body.get("logprobs") and request.model == loaded_as
+            count == 1
+            and not plan.must_call
+            and not body.get("logprobs")
+            and request.model == voice.loaded_as
         )
-        shared = _translate(body) | {**plan.fields}
+        shared = _translate(body, voice) | {**plan.fields} | voice.adapted(request.adapter)
         self.asks = [shared | seed for seed in seeds(body, count)]
 
     def draft(self) -> Draft:
@@ -178,11 +182,11 @@ def _token(item: Mapping[str, Any]) -> dict[str, Any]:
     return {"token": item["token"], "logprob": item["logprob"], "bytes": item.get("bytes")}
 
 
-def _translate(body: Mapping[str, Any]) -> dict[str, Any]:
+def _translate(body: Mapping[str, Any], voice: Voice) -> dict[str, Any]:
     """All but tools and seed."""
     asked = sampling(body, translated=_TRANSLATED)
     asked |= {"stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
-    asked["messages"] = [_message(message, index) for index, message in enumerate(body["messages"])]
+    asked["messages"] = voice.messages.read(body["messages"])
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     if limit is not None:
         asked["max_tokens"] = limit
@@ -190,11 +194,28 @@ def _translate(body: Mapping[str, Any]) -> dict[str, Any]:
         asked |= {"logprobs": True, "top_logprobs": max(1, body.get("top_logprobs") or 0)}
     if (response_format := body.get("response_format")) is not None:
         asked["response_format"] = _response_format(response_format)
-    if (arguments := body.get("chat_template_kwargs")) is not None:
-        if not isinstance(arguments, Mapping):
-            raise InvalidRequest("'chat_template_kwargs' must be an object", param="chat_template_kwargs")
+    if arguments := _template_arguments(body, voice):
         asked["chat_template_kwargs"] = arguments
     return asked
+
+
+def _template_arguments(body: Mapping[str, Any], voice: Voice) -> dict[str, Any]:
+    arguments = body.get("chat_template_kwargs") or {}
+    if not isinstance(arguments, Mapping):
+        raise InvalidRequest("'chat_template_kwargs' must be an object", param="chat_template_kwargs")
+    effort = body.get("reasoning_effort")
+    if effort is None:
+        return dict(arguments)
+    if effort in ("none", "minimal") and "enable_thinking" in voice.template_fields:
+        return {"enable_thinking": False, **arguments}
+    if "reasoning_effort" in voice.template_fields:
+        return {"reasoning_effort": effort, **arguments}
+    if "enable_thinking" in voice.template_fields:
+        return {"enable_thinking": True, **arguments}
+    raise UnsupportedParameter(
+        "'reasoning_effort' cannot be honoured: this model's template does not know it",
+        param="reasoning_effort",
+    )
 
 
 def _response_format(response_format: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -204,49 +225,3 @@ def _response_format(response_format: Mapping[str, Any]) -> Mapping[str, Any]:
             return {"type": "json_object"}
         check_schema(schema, "response_format.json_schema.schema")
     return response_format
-
-
-def _message(message: Mapping[str, Any], index: int) -> dict[str, Any]:
-    where = f"messages.{index}"
-    if message["role"] == "function":
-        raise UnsupportedParameter("the role 'function' is not known here: use 'tool'", param=f"{where}.role")
-    for name in ("audio", "function_call"):
-        if message.get(name) is not None:
-            raise UnsupportedParameter(f"{name!r} cannot be honoured by llama.cpp", param=f"{where}.{name}")
-    kept = {name: message[name] for name in _MESSAGE_FIELDS if message.get(name) is not None}
-    content = message.get("content")
-    if content is None and message.get("refusal") is not None:
-        content = message["refusal"]
-    kept["content"] = _texts(content, where) if isinstance(content, list) else content
-    for number, call in enumerate(message.get("tool_calls") or ()):
-        _check_call(call, f"{where}.tool_calls.{number}")
-    return kept
-
-
-_MESSAGE_FIELDS: Final = ("role", "name", "tool_calls", "tool_call_id", "reasoning_content")
-
-
-def _texts(parts: Sequence[Mapping[str, Any]], where: str) -> list[dict[str, str]]:
-    texts = []
-    for index, part in enumerate(parts):
-        if part["type"] not in ("text", "refusal"):
-            raise UnsupportedParameter(
-                f"this model reads text only, not {part['type']!r}", param=f"{where}.content.{index}.type"
-            )
-        texts.append({"type": "text", "text": part[part["type"]]})
-    return texts
-
-
-def _check_call(call: Mapping[str, Any], where: str) -> None:
-    if call["type"] != "function":
-        raise UnsupportedParameter(
-            f"calls of type {call['type']!r} cannot be honoured: use functions", param=f"{where}.type"
-        )
-    try:
-        arguments = json.loads(call["function"]["arguments"] or "{}")
-    except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise InvalidRequest(
-            "'arguments' must be the text of a JSON object", param=f"{where}.function.arguments"
-        )

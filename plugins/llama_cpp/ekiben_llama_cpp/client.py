@@ -21,7 +21,11 @@ _ERROR: Final = b'{"error"'
 _PROGRESS: Final = b'"prompt_progress":'
 """In an object that only tells how far the prompt is; within texts the quotes would be escaped."""
 
+_LONG_FIELDS: Final = ("messages", "input", "documents")
+"""What a request that is too long has too much of, if not a prompt."""
 _FIELD: Final = re.compile(r"^Field '(?P<field>\w+)'")
+_TOO_LARGE: Final = re.compile(r"input \((?P<tokens>\d+) tokens\) is too large.*batch size: (?P<limit>\d+)")
+"""Of an input that must be computed in one step."""
 _LONGEST_LINE_BYTES: Final = 2**22
 _LONGEST_MESSAGE: Final = 300
 
@@ -30,6 +34,7 @@ class LlamaClient:
     """One per loaded model. Needs a running event loop."""
 
     def __init__(self, socket: str, *, connections: int) -> None:
+        self._vocabulary_size: int | None = None
         self._session = aiohttp.ClientSession(
             # Connections that are kept would each hold one of the server's threads.
             connector=aiohttp.UnixConnector(socket, limit=connections, force_close=True),
@@ -43,6 +48,27 @@ class LlamaClient:
         answer = await self._answer("POST", "/detokenize", {"tokens": tokens})
         text: str = answer["content"]
         return text
+
+    async def tokenize(self, text: str, *, special: bool) -> list[dict[str, Any]]:
+        """Each token's `id` and `piece`: a text, or bytes that are none."""
+        body = {"content": text, "add_special": special, "with_pieces": True}
+        tokens: list[dict[str, Any]] = (await self.ask("/tokenize", body))["tokens"]
+        return tokens
+
+    async def render(self, body: Mapping[str, Any]) -> str:
+        """The prompt that the model's template makes of a conversation."""
+        prompt: str = (await self.ask("/apply-template", body))["prompt"]
+        return prompt
+
+    async def vocabulary_size(self) -> int:
+        if self._vocabulary_size is None:
+            (model,) = (await self._answer("GET", "/v1/models"))["data"]
+            self._vocabulary_size = int(model["meta"]["n_vocab"])
+        return self._vocabulary_size
+
+    async def ask(self, path: str, body: Mapping[str, Any]) -> Any:
+        """The whole answer to a request. Cancelling ends the work, within about a second."""
+        return await self._answer("POST", path, body)
 
     async def slots(self) -> list[dict[str, Any]]:
         """What each slot is doing. Answered by the loop that computes, between two of its steps."""
@@ -107,16 +133,23 @@ def _error(status: int, payload: bytes, body: Mapping[str, Any]) -> Exception:
         return EngineError(f"llama.cpp answered with status {status}")
     code = details.get("code", status)
     if details.get("type") == "exceed_context_size_error":
-        return InvalidRequest(
-            f"the prompt has {details.get('n_prompt_tokens')} tokens, more than the "
-            f"{details.get('n_ctx')} of the model's context: shorten it",
-            param="messages" if "messages" in body else "prompt",
-            code="context_length_exceeded",
-        )
+        return _too_long(body, details.get("n_prompt_tokens"), details.get("n_ctx"))
+    if too_large := _TOO_LARGE.search(str(details["message"])):
+        return _too_long(body, too_large["tokens"], too_large["limit"])
     if isinstance(code, int) and 400 <= code < 500:
         field = _FIELD.match(str(details["message"]))
         return InvalidRequest(message, param=field["field"] if field else None)
     return EngineError(f"llama.cpp failed: {message}")
+
+
+def _too_long(body: Mapping[str, Any], tokens: object, limit: object) -> InvalidRequest:
+    param = next((name for name in _LONG_FIELDS if name in body), "prompt")
+    subject = "an input" if param == "input" else "the prompt"
+    return InvalidRequest(
+        f"{subject} has {tokens} tokens, more than the {limit} of the model's context: shorten it",
+        param=param,
+        code="context_length_exceeded",
+    )
 
 
 def _sentence(text: str) -> str:

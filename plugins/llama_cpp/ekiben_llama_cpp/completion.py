@@ -15,12 +15,13 @@ from ekiben.contract import InvalidRequest, TextRequest, UnsupportedParameter
 from ekiben.contract.text.usage import total_usage
 from ekiben_llama_cpp.draft import CompletionDraft, Draft
 from ekiben_llama_cpp.parameters import sampling, seeds
+from ekiben_llama_cpp.voice import Voice
 
 Prompt: TypeAlias = str | list[int]
 
 DEFAULT_MAX_TOKENS: Final = 16
 
-_TRANSLATED: Final = frozenset({"best_of", "echo", "logprobs", "max_tokens", "n", "prompt", "seed"})
+_TRANSLATED: Final = frozenset({"best_of", "echo", "logprobs", "max_tokens", "n", "prompt", "seed", "suffix"})
 _IMPOSSIBLE_LOGPROB: Final = -9999.0
 """What the API says of a token that could not have come; JSON has no minus infinity."""
 
@@ -38,8 +39,10 @@ class CompletionJob:
 
     path: Final = "/v1/completions"
 
-    def __init__(self, request: TextRequest, *, echoes: Sequence[str]) -> None:
-        """`echoes`: for each prompt, the text that stands in front of its answers."""
+    def __init__(
+        self, request: TextRequest, voice: Voice, *, prompts: Sequence[Prompt], echoes: Sequence[str]
+    ) -> None:
+        """`prompts`: what is computed. `echoes`: for each, the text that stands in front of its answers."""
         body = request.body
         self._model = request.model
         self._id = f"cmpl-{uuid4().hex}"
@@ -51,10 +54,9 @@ class CompletionJob:
         self._echoes = echoes
         self._usages: list[tuple[int, Mapping[str, Any]]] = []
         self._check(body, stream=request.stream)
-        prompts = prompts_of(body)
         self._written = [0] * (len(prompts) * self._made)
         self._begun = [False] * len(self._written)
-        shared = self._translate(body)
+        shared = self._translate(body) | voice.adapted(request.adapter)
         self.asks = [
             shared | seed | {"prompt": prompt} for prompt in prompts for seed in seeds(body, self._made)
         ]

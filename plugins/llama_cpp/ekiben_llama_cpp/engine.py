@@ -3,41 +3,57 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
-from ekiben.contract import ConfigError, LoadFailed, LoadRequest, MemoryEstimate
-from ekiben.contract.gguf import GgufModel, read_gguf, shards
+from ekiben.contract import LoadedModel, LoadFailed, LoadRequest, MemoryEstimate
 from ekiben_llama_cpp.client import LlamaClient
+from ekiben_llama_cpp.description import http_threads
+from ekiben_llama_cpp.files import ModelFiles, read_files
+from ekiben_llama_cpp.infill import Infill
 from ekiben_llama_cpp.memory import estimate
+from ekiben_llama_cpp.messages import MessageReader
 from ekiben_llama_cpp.model import LlamaModel
-from ekiben_llama_cpp.native import NativeServer, http_threads
+from ekiben_llama_cpp.native import NativeServer
+from ekiben_llama_cpp.sizes import is_for_vectors, reranks, sizes_of
+from ekiben_llama_cpp.template import fields_of
+from ekiben_llama_cpp.vectors import EmbeddingModel, RerankModel
+from ekiben_llama_cpp.voice import Voice
 
 
 class LlamaCpp:
     """GGUF models on xllamacpp."""
 
     def estimate_memory(self, request: LoadRequest) -> MemoryEstimate:
-        model, files = _read(request.weights)
-        size_bytes = sum(file.stat().st_size for file in files)
-        return estimate(model, size_bytes, request.options, device=request.device.kind)
+        return estimate(request, read_files(request))
 
-    async def load(self, request: LoadRequest) -> LlamaModel:
-        model, _ = await asyncio.to_thread(_read, request.weights)
-        server = await asyncio.to_thread(NativeServer, request, model)
-        client = LlamaClient(server.socket, connections=http_threads(request.options))
+    async def load(self, request: LoadRequest) -> LoadedModel:
+        files = await asyncio.to_thread(read_files, request)
+        server = await asyncio.to_thread(NativeServer, request, files)
+        sizes = sizes_of(request, files.model)
+        client = LlamaClient(server.socket, connections=http_threads(sizes))
         # llama.cpp hangs when it is stopped before its loop has begun to turn: wait until that answers.
-        await client.slots()
+        slots = await client.slots()
+        if files.draft is not None and not slots[0]["speculative"]:
+            await client.close()
+            await asyncio.to_thread(server.stop)
+            raise LoadFailed("llama.cpp cannot use the draft model with this one: its log says why")
         request.report(1.0)
-        return LlamaModel(server, client, name=request.model.name)
+        if not is_for_vectors(request):
+            voice = _voice(request, files)
+            return LlamaModel(server, client, voice, Infill(client, files.model), context=sizes.context)
+        if reranks(request):
+            return RerankModel(server, client, sizes, squash=_is_open(files))
+        return EmbeddingModel(server, client, sizes, normalize=bool(request.options["normalize"]))
 
 
-def _read(path: Path) -> tuple[GgufModel, list[Path]]:
-    """The header, and all files of the model. Raises LoadFailed."""
-    try:
-        files = shards(path)
-        model = read_gguf(files[0])
-    except ConfigError as error:
-        raise LoadFailed(error.message) from None
-    if model.kind != "model":
-        raise LoadFailed(f"{path.name!r} is not a model but of kind {model.kind!r}: choose another file")
-    return model, files
+def _voice(request: LoadRequest, files: ModelFiles) -> Voice:
+    return Voice(
+        loaded_as=request.model.name,
+        messages=MessageReader(sees=files.sees, hears=files.hears),
+        adapters={name: number for number, name in enumerate(request.adapters)},
+        template_fields=fields_of(files.model, request.options.get("chat_template")),
+    )
+
+
+def _is_open(files: ModelFiles) -> bool:
+    """Whether scores are on an open scale: of those that answer yes or no llama.cpp gives the likelihood."""
+    return not files.model.architecture.startswith("qwen3")

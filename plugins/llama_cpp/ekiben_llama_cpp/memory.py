@@ -2,17 +2,21 @@
 
 Keys and values: for each layer, `n_embd_k_gqa` and `n_embd_v_gqa` numbers for each token of context, as
 `llama_kv_cache` in llama.cpp allocates them. Activations: the widest tensors of one micro-batch, and the
-scores of attention, which its graph allocator reserves for the worst case.
+scores of attention, which its graph allocator reserves for the worst case. Projectors and adapters are
+taken at the size of their files, and a projector's activations at half of that.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
-from ekiben.contract import MemoryEstimate
+from ekiben.contract import LoadRequest, MemoryEstimate
 from ekiben.contract.gguf import GgufModel
+from ekiben_llama_cpp.files import ModelFiles
+from ekiben_llama_cpp.sizes import Sizes, sizes_of
 
 CACHE_BYTES: Final[Mapping[str, float]] = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 """Bytes of one number in the cache of keys and values; the quantised ones are blocks of 32."""
@@ -26,49 +30,49 @@ GPU_CONTEXT_BYTES: Final = 448 * 2**20
 GPU_HOST_BYTES: Final = 384 * 2**20
 """What it takes of the host's memory, allowed for."""
 
-_CPU_BATCH: Final = 32
-_GPU_BATCH: Final = 512
 _FLOAT_BYTES: Final = 4
 _WIDE_TENSORS: Final = 4
 """Tensors as wide as the embedding, or the feed-forward layer, that are alive at once."""
+_PROJECTOR_ACTIVATIONS: Final = 0.5
 
 
-def context_tokens(model: GgufModel, options: Mapping[str, Any]) -> int:
-    """Tokens that one request may use."""
-    wanted: int = options["context"]
-    return min(wanted, model.context_tokens or wanted)
-
-
-def batch_tokens(options: Mapping[str, Any], *, device: str) -> int:
-    """Tokens of prompts that are computed in one step, which nothing can interrupt."""
-    given: int | None = options.get("batch")
-    return given or (_CPU_BATCH if device == "cpu" else _GPU_BATCH)
-
-
-def estimate(model: GgufModel, size_bytes: int, options: Mapping[str, Any], *, device: str) -> MemoryEstimate:
-    """`size_bytes`: of the files. On a GPU, layers that have no room there stay on the host."""
-    working = working_bytes(model, options, device=device)
+def estimate(request: LoadRequest, files: ModelFiles) -> MemoryEstimate:
+    """On a GPU, layers that have no room there stay on the host."""
+    options, model = request.options, files.model
+    sizes = sizes_of(request, model)
+    working = working_bytes(model, sizes, options) + _companions_working_bytes(files, sizes, options)
+    size_bytes = files.size_bytes
     library = 0 if "xllamacpp" in sys.modules else LIBRARY_BYTES
     prompts = options["prompt_cache_mb"] * 2**20
-    if device == "cpu":
+    if request.device.kind == "cpu":
         whole = SERVER_BYTES + library + working + prompts
         return MemoryEstimate(weights_bytes=size_bytes, working_bytes=whole)
     layers = _number(model, "block_count", 1) + 1
     share = min(layers, options.get("gpu_layers", layers)) / layers
-    on_gpu = GPU_CONTEXT_BYTES + int(working * share)
     left = int((size_bytes + working) * (1 - share))
+    here = share / len(request.devices)
     return MemoryEstimate(
-        weights_bytes=int(size_bytes * share),
-        working_bytes=on_gpu,
+        weights_bytes=int(size_bytes * here),
+        working_bytes=GPU_CONTEXT_BYTES + int(working * here),
         host_bytes=SERVER_BYTES + library + GPU_HOST_BYTES + prompts + left,
     )
 
 
-def working_bytes(model: GgufModel, options: Mapping[str, Any], *, device: str) -> int:
+def working_bytes(model: GgufModel, sizes: Sizes, options: Mapping[str, Any]) -> int:
     """Cache and activations."""
-    tokens = context_tokens(model, options) * options["parallel"]
-    batch = batch_tokens(options, device=device)
-    return _cache_bytes(model, tokens, options["kv_cache"]) + _compute_bytes(model, tokens, batch)
+    # Scores of an encoder are those of its inputs among themselves, which one step holds.
+    seen = sizes.step if sizes.encodes else sizes.tokens
+    cache = 0 if sizes.encodes else _cache_bytes(model, sizes.tokens, options["kv_cache"])
+    return cache + _compute_bytes(model, seen, sizes.step)
+
+
+def _companions_working_bytes(files: ModelFiles, sizes: Sizes, options: Mapping[str, Any]) -> int:
+    working = 0
+    if files.draft is not None:
+        working += working_bytes(files.draft, replace(sizes, encodes=False), {"kv_cache": "f16"})
+    if files.projector is not None:
+        working += int(files.projector_bytes * _PROJECTOR_ACTIVATIONS)
+    return working
 
 
 def _cache_bytes(model: GgufModel, tokens: int, kind: str) -> int:

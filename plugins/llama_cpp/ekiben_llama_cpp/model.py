@@ -11,9 +11,12 @@ from ekiben.contract import TextRequest
 from ekiben.contract.text.fan_out import interleave
 from ekiben_llama_cpp.chat import ChatJob
 from ekiben_llama_cpp.client import LlamaClient
-from ekiben_llama_cpp.completion import CompletionJob, prompts_of
+from ekiben_llama_cpp.completion import CompletionJob, Prompt, prompts_of
 from ekiben_llama_cpp.draft import Draft
+from ekiben_llama_cpp.infill import Infill
 from ekiben_llama_cpp.native import NativeServer
+from ekiben_llama_cpp.tokens import LlamaTokenizer
+from ekiben_llama_cpp.voice import Voice
 
 
 class Job(Protocol):
@@ -29,22 +32,29 @@ class Job(Protocol):
     def finish(self) -> Iterator[bytes]: ...
 
 
-class LlamaModel:
+class LlamaModel(LlamaTokenizer):
     """Chat and Complete of the contract."""
 
-    def __init__(self, server: NativeServer, client: LlamaClient, *, name: str) -> None:
+    def __init__(
+        self, server: NativeServer, client: LlamaClient, voice: Voice, infill: Infill, *, context: int
+    ) -> None:
+        super().__init__(client, context=context, messages=voice.messages)
         self._server = server
-        self._client = client
-        self._name = name
+        self._voice = voice
+        self._infill = infill
 
     async def chat(self, request: TextRequest) -> AsyncGenerator[bytes, None]:
-        job = ChatJob(request, loaded_as=self._name)
+        job = ChatJob(request, self._voice)
         async with aclosing(self._answer(job, stream=request.stream)) as objects:
             async for item in objects:
                 yield item
 
     async def complete(self, request: TextRequest) -> AsyncGenerator[bytes, None]:
-        job = CompletionJob(request, echoes=await self._echoes(request.body))
+        prompts = prompts_of(request.body)
+        echoes = [await self._echo(prompt, request.body) for prompt in prompts]
+        if suffix := request.body.get("suffix"):
+            prompts = [await self._infill.prompt(prompt, suffix) for prompt in prompts]
+        job = CompletionJob(request, self._voice, prompts=prompts, echoes=echoes)
         async with aclosing(self._answer(job, stream=request.stream)) as objects:
             async for item in objects:
                 yield item
@@ -69,10 +79,7 @@ class LlamaModel:
         else:
             yield job.merge([draft.answer() for draft in drafts])
 
-    async def _echoes(self, body: Mapping[str, Any]) -> list[str]:
-        prompts = prompts_of(body)
+    async def _echo(self, prompt: Prompt, body: Mapping[str, Any]) -> str:
         if not body.get("echo"):
-            return [""] * len(prompts)
-        return [
-            prompt if isinstance(prompt, str) else await self._client.detokenize(prompt) for prompt in prompts
-        ]
+            return ""
+        return prompt if isinstance(prompt, str) else await self.text_of(prompt, "prompt")

@@ -15,6 +15,8 @@ CHATML: Final = (
 )
 """What llama.cpp assumes of a model that brings no template."""
 
+TEMPLATE_FIELDS: Final = ("reasoning_effort", "enable_thinking")
+
 _TOOL_TEMPLATE: Final = "tokenizer.chat_template.tool_use"
 """A second template that some models bring for requests with tools."""
 
@@ -35,3 +37,9 @@ def template_for(model: GgufModel, override: str | None) -> str:
         return ""
     prelude = files(__package__).joinpath("tool_calls.jinja").read_text(encoding="utf-8")
     return prelude + (own or CHATML)
+
+
+def fields_of(model: GgufModel, override: str | None) -> frozenset[str]:
+    """Which of the fields that templates may read, and requests may set, this one reads."""
+    template = override or model.chat_template or ""
+    return frozenset(name for name in TEMPLATE_FIELDS if name in template)
