@@ -79,13 +79,21 @@ def test_a_folder_with_one_gguf_model_is_that_model(tmp_path: Path) -> None:
     assert "holds several GGUF models (m.gguf, mmproj-m.gguf, other.gguf)" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("values", [{"general.architecture": "nomic-bert"}, {"llama.pooling_type": 3}])
-def test_an_embedding_model_in_gguf_says_who_could_do_it(
-    tmp_path: Path, values: dict[str, int | str | list[str]]
+@pytest.mark.parametrize(
+    ("values", "ability"),
+    [
+        ({"general.architecture": "nomic-bert"}, Ability.EMBED),
+        ({"llama.pooling_type": 3}, Ability.EMBED),
+        ({"llama.pooling_type": 4}, Ability.RERANK),
+    ],
+)
+def test_an_embedding_model_in_gguf_embeds_or_reranks(
+    tmp_path: Path, values: dict[str, int | str | list[str]], ability: Ability
 ) -> None:
-    message = refusal(write(tmp_path / "m.gguf", gguf(values)))
-    assert "no engine here can embed from the format gguf" in message
-    assert "sentence_transformers reads safetensors" in message
+    spec = look(write(tmp_path / "m.gguf", gguf(values)))
+    assert spec.family is Family.EMBEDDING
+    assert spec.abilities == {ability}
+    assert spec.variants[0].engine == "llama_cpp"
 
 
 @pytest.mark.parametrize("values", [{"general.type": "adapter"}, {"general.architecture": "clip"}])

@@ -71,7 +71,7 @@ def gguf_model(path: Path) -> Finding:
         suggested_name=shard_stem(path),
         what=_gguf_description(model, parameters=sum(part.parameters for part in parts)),
         family=Family.EMBEDDING if embeds else Family.LLM,
-        abilities=frozenset({Ability.EMBED}) if embeds else _text_abilities(model.has_chat_template),
+        abilities=_vector_abilities(model) if embeds else _text_abilities(model.has_chat_template),
         format="gguf",
         quantization=model.quantization,
         license=model.license[:100] if model.license else None,
@@ -241,6 +241,11 @@ def _has_chat_template(folder: Path) -> bool:
 def _text_abilities(has_chat_template: bool) -> frozenset[Ability]:
     complete = frozenset({Ability.COMPLETE})
     return complete | {Ability.CHAT} if has_chat_template else complete
+
+
+def _vector_abilities(model: GgufModel) -> frozenset[Ability]:
+    """Models that judge pairs have one number where others have a vector."""
+    return frozenset({Ability.RERANK if model.ranks else Ability.EMBED})
 
 
 def _whisper_abilities(config: dict[str, Any]) -> frozenset[Ability]:

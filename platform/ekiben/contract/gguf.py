@@ -52,6 +52,9 @@ _BLOCKS: Final = {
 }
 """Tensor type: values in a block, bytes of a block."""
 
+_RANK: Final = 4
+"""The `pooling_type` of models that judge pairs of texts."""
+
 _SHARD: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 
 
@@ -69,11 +72,16 @@ class GgufModel:
     parameters: int
     """Counted from the table of tensors; of this file alone when the model is in several."""
     pooled: bool
-    """It was made for embeddings: its output is pooled."""
+    """It was made for embeddings, or for reranking: its output is pooled."""
     chat_template: str | None
     """None when there is none, and when it is longer than any that is meant well."""
     metadata: Mapping[str, Any]
     """All keys of the file; arrays and long texts are there as None."""
+
+    @property
+    def ranks(self) -> bool:
+        """It was made for reranking."""
+        return self.metadata.get(f"{self.architecture}.pooling_type") == _RANK
 
     @property
     def has_chat_template(self) -> bool:
