@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The engines that `make serve` installs; `make serve ENGINES=cpu,sentence_transformers` adds one.
 ENGINES ?= cpu
-TEST_ENGINES := cpu,sentence_transformers,huggingface,modelscope
+TEST_ENGINES := cpu,sentence_transformers,transformers,huggingface,modelscope
 
 .DEFAULT_GOAL := help
 .PHONY: help serve install test test-slow lint format bench bench-cold clean
