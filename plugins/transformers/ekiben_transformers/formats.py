@@ -61,6 +61,8 @@ class PartReader:
         self._end = THINK_END if thinking else None
         self._held = ""
         self._begun = False
+        self._trims = reasons
+        """Whether white space that comes next stands around thoughts, and is nobody's text."""
         self.called = 0
 
     def feed(self, text: str) -> Iterator[Part]:
@@ -103,12 +105,16 @@ class PartReader:
         if end != THINK_END:
             yield from self._tell_calls(self._held[:at], whole=self._calls)
             self._held = self._held[at:]
-        self._held = self._held[len(end) :].lstrip("\n")
+        self._held = self._held[len(end) :]
         self._end = None
+        self._trims = self._trims or end == THINK_END
         return True
 
     def _tell(self, end: int) -> Iterator[Part]:
         text, self._held = self._held[:end], self._held[end:]
+        if self._trims:
+            text = text.lstrip()
+            self._trims = not text
         if self.called and not text.strip():
             return  # white space between calls
         if text:
@@ -133,7 +139,11 @@ class PartReader:
 
     def _first_mark(self) -> tuple[int, str] | None:
         found = [(at, mark) for mark in self._marks() if (at := self._held.find(mark)) >= 0]
-        return min(found, default=None)
+        # A mark of thoughts in the middle of a text is part of the text.
+        return min(
+            (item for item in found if item[1] != THINK_BEGIN or not self._held[: item[0]].strip()),
+            default=None,
+        )
 
     def _suspect(self, marks: Sequence[str]) -> int:
         """How long the end of the text is that may be the beginning of a mark."""
