@@ -10,6 +10,8 @@ import pytest
 from ekiben.catalog.specs import builtin_specs
 from ekiben.contract import Engine, testing
 from ekiben.plugins.discovery import discover, load_object
+from tests import transformers_engine
+from tests.smollm2_folder import smollm2_folder
 
 PLUGINS = discover()
 MODELS = {
@@ -17,6 +19,9 @@ MODELS = {
     for spec in builtin_specs(PLUGINS)
     for index, variant in enumerate(spec.variants)
 }
+
+MADE = {"transformers"}
+"""Engines for models that no source brings: tested with the folder that tests make."""
 
 TESTED_ELSEWHERE = {"vllm"}
 """Engines with an environment of their own, under a marker of their own."""
@@ -30,7 +35,7 @@ def test_manifest_and_import(plugin: str) -> None:
 
 
 def test_every_engine_has_a_model_to_be_tested_with() -> None:
-    assert set(MODELS) | TESTED_ELSEWHERE == set(PLUGINS.engines())
+    assert set(MODELS) | MADE | TESTED_ELSEWHERE == set(PLUGINS.engines())
 
 
 @pytest.mark.parametrize("engine", sorted(set(MODELS) - TESTED_ELSEWHERE))
@@ -45,6 +50,12 @@ async def test_engine(engine: str, weights: Callable[[str], Path], tmp_path: Pat
     )
     engine_object: Engine = made  # type: ignore[assignment]
     await testing.check_engine(engine_object, request)
+
+
+async def test_engine_of_safetensors_folders(weights_home: Path, tmp_path: Path) -> None:
+    request = transformers_engine.order(smollm2_folder(weights_home), tmp_path, context=1024)
+    made: Engine = load_object(PLUGINS.usable["transformers"])  # type: ignore[assignment]
+    await testing.check_engine(made, request)
 
 
 @pytest.mark.parametrize("policy", sorted(PLUGINS.policies()))

@@ -19,7 +19,10 @@ from tests.running import Platform
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 SAMPLE = FIXTURES / "ekiben-sample-plugin"
 BROKEN = FIXTURES / "ekiben-broken-plugins"
-FIRST_PARTY = {"faster_whisper", "llama_cpp", "piper", "rapidocr", "sentence_transformers", "vllm"}
+FIRST_PARTY = {
+    *("faster_whisper", "llama_cpp", "piper", "rapidocr"),
+    *("sentence_transformers", "transformers", "vllm"),
+}
 
 
 class ScratchPlatform(Platform):

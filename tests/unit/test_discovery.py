@@ -76,6 +76,7 @@ def test_the_first_party_plugins_are_found_and_in_order() -> None:
         "piper",
         "rapidocr",
         "sentence_transformers",
+        "transformers",
     }
     assert set(plugins.policies()) == {"adaptive", "classic"}
     assert set(plugins.sources()) == {"huggingface", "local", "modelscope", "pypi"}

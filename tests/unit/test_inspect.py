@@ -240,8 +240,17 @@ def transformers(folder: Path, architecture: str = "LlamaForCausalLM") -> Path:
     return folder
 
 
-def test_a_transformers_folder_says_that_nobody_runs_it(tmp_path: Path) -> None:
-    message = refusal(transformers(tmp_path))
+def test_a_folder_of_a_language_model_has_a_variant_for_each_engine(tmp_path: Path) -> None:
+    spec = spec_from_path(transformers(tmp_path), plugins=PLUGINS)
+    assert {variant.engine for variant in spec.variants} == {"transformers", "vllm"}
+    assert {variant.format for variant in spec.variants} == {"safetensors"}
+
+
+def test_a_folder_that_no_engine_takes_says_so(tmp_path: Path) -> None:
+    only = Plugins({"llama_cpp": PLUGINS.usable["llama_cpp"]})
+    with pytest.raises(ConfigError) as refused:
+        spec_from_path(transformers(tmp_path), plugins=only)
+    message = str(refused.value)
     assert (
         "no engine here can complete from the format safetensors (for llm there is: llama_cpp reads gguf)"
         in message
@@ -250,9 +259,7 @@ def test_a_transformers_folder_says_that_nobody_runs_it(tmp_path: Path) -> None:
 
 
 def test_an_engine_of_somebody_else_counts(tmp_path: Path) -> None:
-    plugins = Plugins(
-        {**PLUGINS.usable, "theirs": engine("theirs"), "absent": engine("absent", "no-such-thing")}
-    )
+    plugins = Plugins({"theirs": engine("theirs"), "absent": engine("absent", "no-such-thing")})
     folder = transformers(tmp_path)
     write(folder / "tokenizer_config.json", '{"chat_template": "{{ messages }}"}')
     spec = spec_from_path(folder, plugins=plugins)
