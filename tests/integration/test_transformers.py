@@ -68,10 +68,8 @@ async def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Async
 def library(folder: Path) -> tuple[Any, Any]:
     """The library's own model and tokenizer."""
     torch.set_num_threads(1)
-    return (
-        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(),
-        AutoTokenizer.from_pretrained(folder),
-    )
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 
 def generated(library: tuple[Any, Any], ids: list[int], count: int) -> str:
@@ -115,7 +113,7 @@ async def test_what_others_ask_meanwhile_changes_nothing(model: TextModel) -> No
 
 
 async def test_seeds_decide(model: TextModel) -> None:
-    body = {"messages": FRUITS, "max_tokens": 12, "temperature": 1.3, "n": 3}
+    body: dict[str, Any] = {"messages": FRUITS, "max_tokens": 12, "temperature": 1.3, "n": 3}
     (first,) = await chat(model, **body, seed=1)
     (again,) = await chat(model, **body, seed=1)
     (other,) = await chat(model, **body, seed=2)
@@ -215,7 +213,7 @@ async def test_a_named_tool(model: TextModel) -> None:
 
 
 async def test_stops_and_streams(model: TextModel) -> None:
-    body = {"messages": FRUITS, "max_tokens": 24}
+    body: dict[str, Any] = {"messages": FRUITS, "max_tokens": 24}
     (whole,) = await chat(model, **body)
     text = whole["choices"][0]["message"]["content"]
     chunks = await chat(model, **body, stream=True, stream_options={"include_usage": True})
@@ -250,7 +248,7 @@ async def test_prompts_answers_and_tokens(model: TextModel, library: tuple[Any, 
 
 
 async def test_leaving_frees_the_row(model: TextModel) -> None:
-    body = {"messages": FRUITS, "max_tokens": 400, "ignore_eos": True, "n": 2}
+    body: dict[str, Any] = {"messages": FRUITS, "max_tokens": 400, "ignore_eos": True, "n": 2}
     streams = [model.chat(asked(body | {"stream": True})), model.chat(asked(body))]
     waiting = asyncio.ensure_future(anext(streams[1]))
     assert b"chunk" in await anext(streams[0])

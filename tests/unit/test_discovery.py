@@ -77,6 +77,7 @@ def test_the_first_party_plugins_are_found_and_in_order() -> None:
         "rapidocr",
         "sentence_transformers",
         "transformers",
+        "vllm",
     }
     assert set(plugins.policies()) == {"adaptive", "classic"}
     assert set(plugins.sources()) == {"huggingface", "local", "modelscope", "pypi"}

@@ -69,7 +69,7 @@ def test_calls_of_others(step: int) -> None:
 
 @pytest.mark.parametrize("step", [1, 4, 1000])
 def test_thoughts(step: int) -> None:
-    read_with = {"reasons": True, "step": step}
+    read_with: dict[str, Any] = {"reasons": True, "step": step}
     assert read("<think>\nhm</think>\n\nYes", None, **read_with) == told("Yes", "\nhm")
     assert read("hm</think>Yes", None, thinking=True, **read_with) == told("Yes", "hm")
     assert read("hm </th", None, thinking=True, **read_with) == told("", "hm </th")
