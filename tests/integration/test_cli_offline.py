@@ -351,3 +351,15 @@ def test_followed_logs_go_on_when_a_new_log_begins(run: CommandLine) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
         assert process.stderr.read().strip() == b""
+
+
+def test_aliases_are_kept_without_a_platform(run: CommandLine) -> None:
+    assert run("alias", "ls").stdout.strip() == "no aliases"
+    done = run("alias", "set", "gpt-4o-mini", "smollm2-135m-instruct")
+    assert (done.returncode, done.stdout) == (0, "gpt-4o-mini stands for smollm2-135m-instruct\n")
+    (alias,) = run.json("alias", "ls")
+    assert (alias["name"], alias["model"]) == ("gpt-4o-mini", "smollm2-135m-instruct")
+    assert run.json("model", "show", "gpt-4o-mini")["name"] == "smollm2-135m-instruct"
+    assert_fails(run("alias", "set", "whisper-base", "smollm2-135m-instruct"), "is taken")
+    assert run("alias", "rm", "gpt-4o-mini").stdout == "removed gpt-4o-mini\n"
+    assert_fails(run("alias", "rm", "gpt-4o-mini"), "no alias 'gpt-4o-mini'")

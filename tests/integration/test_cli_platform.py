@@ -267,3 +267,21 @@ def test_tables_on_a_terminal_fit_it(run: CommandLine) -> None:
         assert "NAME" in text
         assert "\x1b[1m" in text
         assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in text.splitlines()) <= 120
+
+
+def test_aliases_of_a_running_platform(run: CommandLine) -> None:
+    assert run("alias", "set", "gpt-4o-mini", CLERK).stdout == f"gpt-4o-mini stands for {CLERK}\n"
+    assert [alias["name"] for alias in run.json("alias", "ls")] == ["gpt-4o-mini"]
+    assert run("alias", "rm", "gpt-4o-mini").returncode == 0
+    assert run.json("alias", "ls") == []
+
+
+def test_a_running_request_is_listed_and_cancelled(run: CommandLine) -> None:
+    with run.started("run", "slow-clerk", "one two three four five six seven eight") as asking:
+        (request,) = wait_until(lambda: run.json("request", "ls") or None, "a request")
+        assert (request["model"], request["route"]) == ("slow-clerk", "/v1/chat/completions")
+        assert run("request", "cancel", request["id"]).stdout == f"cancelled {request['id']}\n"
+        assert asking.wait(timeout=SILENCE_S) == 1
+        assert asking.stderr is not None
+        assert b"was cancelled by its id" in asking.stderr.read()
+    assert_fails(run("request", "cancel", "nobody"), "no request 'nobody'")

@@ -19,7 +19,14 @@ SPEC = ModelSpec(
     family=Family.LLM,
     abilities=frozenset({Ability.CHAT, Ability.COMPLETE}),
     aliases=("polly",),
-    variants=(Variant(format="gguf", source=SourceSpec(kind="local"), engine="parrot"),),
+    variants=(
+        Variant(
+            format="gguf",
+            source=SourceSpec(kind="local"),
+            engine="parrot",
+            adapters={"loud": SourceSpec(kind="local")},
+        ),
+    ),
 )
 USER = {"role": "user", "content": "hi"}
 
@@ -48,7 +55,9 @@ class Parrot:
         pass
 
 
-def request_for(parrot: Parrot, body: Any, *, content_type: str = "application/json") -> Request:
+def request_for(
+    parrot: Parrot, body: Any, *, content_type: str = "application/json", meant: str = ""
+) -> Request:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     messages: list[Message] = [{"type": "http.request", "body": raw, "more_body": False}]
 
@@ -58,7 +67,11 @@ def request_for(parrot: Parrot, body: Any, *, content_type: str = "application/j
     scope: Scope = {
         "method": "POST",
         "path": "/v1/chat/completions",
-        "headers": [(b"content-type", content_type.encode()), (b"x-request-id", b"req_1")],
+        "headers": [
+            (b"content-type", content_type.encode()),
+            (b"x-request-id", b"req_1"),
+            (b"x-ekiben-model", meant.encode()),
+        ],
     }
     return Request(scope, receive, SPEC, parrot)
 
@@ -77,6 +90,27 @@ async def test_the_engine_gets_the_request_and_its_answer_is_passed_on() -> None
     assert parrot.asked is not None
     assert (parrot.asked.model, parrot.asked.request_id, parrot.asked.stream) == ("parrot", "req_1", False)
     assert parrot.closed
+
+
+@pytest.mark.parametrize(
+    ("name", "meant", "model", "adapter"),
+    [
+        ("parrot", "", "parrot", None),
+        ("polly", "", "parrot", None),
+        ("parrot:loud", "", "parrot:loud", "loud"),
+        ("gpt-4o", "parrot", "parrot", None),
+        ("gpt-4o", "parrot:loud", "parrot:loud", "loud"),
+    ],
+)
+async def test_the_name_says_the_adapter(name: str, meant: str, model: str, adapter: str | None) -> None:
+    parrot, _ = await ask(create_chat_completion, {"model": name, "messages": [USER]}, meant=meant)
+    assert parrot.asked is not None
+    assert (parrot.asked.model, parrot.asked.adapter) == (model, adapter)
+
+
+async def test_what_a_name_stands_for_must_be_served_here_too() -> None:
+    with pytest.raises(ModelNotFound):
+        await ask(create_chat_completion, {"model": "parrot", "messages": [USER]}, meant="eagle")
 
 
 async def test_a_stream_ends_with_done() -> None:

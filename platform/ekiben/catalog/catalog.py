@@ -1,4 +1,4 @@
-"""The catalog: built-in models and those that users added, by name and alias.
+"""The catalog: built-in models and those that users added, by name and alias, and users' own aliases.
 
 Asking is a look into a dict; adding and removing go to the store first and are on the disk when they
 return. A stored model that cannot be honoured any more is kept and shown with the reason.
@@ -18,9 +18,10 @@ from pydantic import ValidationError
 
 from ekiben.catalog.specs import builtin_specs, did_you_mean, spec_problems
 from ekiben.clock import SYSTEM_CLOCK, Clock
-from ekiben.contract.model import ModelSpec
-from ekiben.errors import ConfigError, Conflict, ModelNotFound
+from ekiben.contract.model import NAME_PATTERN, ModelSpec
+from ekiben.errors import ConfigError, Conflict, ModelNotFound, NotFound
 from ekiben.plugins.discovery import Plugins
+from ekiben.store.aliases import AliasStore, StoredAlias
 from ekiben.store.database import Database
 from ekiben.store.models import ModelStore, StoredModel
 
@@ -60,6 +61,8 @@ class _Index:
     by_name: Mapping[str, Entry] = field(default_factory=dict)
     by_any_name: Mapping[str, Entry] = field(default_factory=dict)
     """Aliases and adapters too; a model's own name wins over them, and a user's over a built-in one."""
+    aliases: Mapping[str, StoredAlias] = field(default_factory=dict)
+    """Those that users have set, whether or not what they stand for is there."""
     broken: Mapping[str, BrokenEntry] = field(default_factory=dict)
 
 
@@ -68,6 +71,7 @@ class Catalog:
 
     def __init__(self, database: Database, plugins: Plugins, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._store = ModelStore(database)
+        self._aliases = AliasStore(database)
         self._plugins = plugins
         self._clock = clock
         self._builtin = [
@@ -95,6 +99,12 @@ class Catalog:
                 f"the stored spec of the model {name!r} cannot be read ({broken.reason}): "
                 f"add it again, or remove it with `ekiben model rm {name}`"
             )
+        if (alias := index.aliases.get(name)) is not None:
+            raise ModelNotFound(
+                f"the alias {name!r} stands for {alias.model!r}, which does not exist any more: "
+                "set it to another model with `ekiben alias set`",
+                param="model",
+            )
         shown = name if len(name) <= 128 else name[:125] + "…"
         hint = did_you_mean(name, list(index.by_any_name)) if len(name) <= 128 else ""
         raise ModelNotFound(
@@ -105,6 +115,40 @@ class Catalog:
     def spec(self, name: str) -> ModelSpec:
         """The spec of `get`."""
         return self.get(name).spec
+
+    def meaning(self, name: str) -> str:
+        """What an alias stands for that a user has set; any other name as it is. Cheap."""
+        alias = self._index.aliases.get(name)
+        return name if alias is None else alias.model
+
+    def aliases(self) -> list[StoredAlias]:
+        """Those that users have set, by name."""
+        return list(self._index.aliases.values())
+
+    def set_alias(self, name: str, *, model: str) -> StoredAlias:
+        """Let a name stand for a model, or for an adapter of one; it is on the disk when this returns.
+
+        An alias of the same name gives way. Raises ConfigError for what cannot be a name, ModelNotFound,
+        and Conflict when it is the name of something else.
+        """
+        if not NAME_PATTERN.fullmatch(name) or ".." in name:
+            raise ConfigError(f"{name[:128]!r} cannot be an alias: use letters, digits and . _ : / -")
+        with self._changes:
+            entry, meant = self.get(model), self.meaning(model)
+            meant = meant if entry.spec.adapter_of(meant) is not None else entry.spec.name
+            index = self._index
+            if name not in index.aliases and (name in index.by_any_name or name in index.broken):
+                raise Conflict(f"{name!r} is taken: a model has that name: choose another")
+            self._aliases.put(name, model=meant, now=self._clock.now())
+            self._index = self._read()
+        return self._index.aliases[name]
+
+    def remove_alias(self, name: str) -> None:
+        """Gone from the disk when this returns. Raises NotFound."""
+        with self._changes:
+            if not self._aliases.delete(name):
+                raise NotFound(f"there is no alias {name[:128]!r}: list them with `ekiben alias ls`")
+            self._index = self._read()
 
     def specs(self) -> Sequence[ModelSpec]:
         """The specs of `entries`."""
@@ -147,6 +191,8 @@ class Catalog:
         Raises ModelNotFound, and Conflict for a built-in model.
         """
         with self._changes:
+            if name in self._index.aliases:
+                raise Conflict(f"{name!r} is an alias: remove it with `ekiben alias rm`")
             broken = self._index.broken.get(name)
             removed = broken if broken is not None else self._removable(name)
             self._store.delete(removed.name if isinstance(removed, BrokenEntry) else removed.spec.name)
@@ -179,6 +225,11 @@ class Catalog:
         if not replace and (spec.name in index.broken or (same and same.origin is Origin.USER)):
             raise Conflict(f"a model {spec.name!r} was added already: replace it, or choose another name")
         for name in spec.names:
+            if name in index.aliases:
+                raise Conflict(
+                    f"{name!r} is taken: it is an alias of {index.aliases[name].model!r}: "
+                    "remove it with `ekiben alias rm`, or choose another"
+                )
             holder = index.by_any_name.get(name)
             if holder is None or (holder is same and (replace or same.origin is Origin.USER)):
                 continue
@@ -199,17 +250,23 @@ class Catalog:
                 added.append(Entry(spec, Origin.USER, row.created_at, self._problem(spec)))
             except ValidationError as error:
                 broken[row.name] = _broken(row, error)
-        return _index([*self._builtin, *added], broken)
+        return _index([*self._builtin, *added], broken, self._aliases.all())
 
     def _problem(self, spec: ModelSpec) -> str | None:
         return "; ".join(map(str, spec_problems(spec, self._plugins))) or None
 
 
-def _index(entries: Sequence[Entry], broken: Mapping[str, BrokenEntry]) -> _Index:
+def _index(
+    entries: Sequence[Entry], broken: Mapping[str, BrokenEntry], aliases: Sequence[StoredAlias]
+) -> _Index:
     """Later entries win: what a user added stays when a new version brings the same name."""
     by_name = {entry.spec.name: entry for entry in entries}
     names = {name: entry for entry in by_name.values() for name in entry.spec.names}
-    return _Index(dict(sorted(by_name.items())), names | by_name, broken)
+    known = names | by_name
+    # A model that a new version brings may have the name of an alias: then that is what it is.
+    own = {alias.name: alias for alias in aliases if alias.name not in by_name}
+    stood_for = {alias.name: known[alias.model] for alias in own.values() if alias.model in known}
+    return _Index(dict(sorted(by_name.items())), known | stood_for, own, broken)
 
 
 def _broken(row: StoredModel, error: ValidationError) -> BrokenEntry:

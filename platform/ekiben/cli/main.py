@@ -70,6 +70,7 @@ ekiben.show(
         },
         "Models": {
             "model": LazyCommand("ekiben.cli.model:model", "List, show, add and remove models."),
+            "alias": LazyCommand("ekiben.cli.alias:alias", "Give models other names."),
             "pull": LazyCommand("ekiben.cli.pull:pull", "Bring a model's weights to this machine."),
             "load": LazyCommand("ekiben.cli.lifecycle:load", "Start a model before anybody asks for it."),
             "stop": LazyCommand("ekiben.cli.lifecycle:stop", "Let a model's requests end and unload it."),

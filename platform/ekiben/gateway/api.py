@@ -100,7 +100,7 @@ class Api:
         await exchange.answer(json_answer(asdict(await self._fleet.fit(entry.spec.name))))
 
     async def _add_model(self, exchange: Exchange, _: str) -> None:
-        request = await _read_json(exchange)
+        request = await read_json(exchange)
         replace = request.pop("replace", False)
         if not isinstance(replace, bool):
             raise InvalidRequest("'replace' must be true or false", param="replace")
@@ -118,6 +118,8 @@ class Api:
         await exchange.answer(json_answer(_model(entry, self._fleet.status(name)), status=201))
 
     async def _remove_model(self, exchange: Exchange, name: str) -> None:
+        if self._catalog.meaning(name) != name:
+            raise Conflict(f"{name!r} is an alias: remove it with DELETE /api/aliases/{name}")
         if all(model.name != name for model in self._catalog.broken()):
             entry = self._entry(exchange, name)
             if (adapter := entry.spec.adapter_of(name)) is not None:
@@ -308,7 +310,8 @@ def _engine(plugin: Plugin, plugins: Plugins) -> dict[str, Any]:
     }
 
 
-async def _read_json(exchange: Exchange) -> dict[str, Any]:
+async def read_json(exchange: Exchange) -> dict[str, Any]:
+    """The body as a JSON object, within bounds. Raises InvalidRequest and what a broken body deserves."""
     check_type(exchange, frozenset({JSON_TYPE}))
     body = await read_body(exchange, limit_bytes=MAX_SPEC_BYTES)
     try:

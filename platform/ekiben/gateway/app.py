@@ -12,6 +12,7 @@ from ekiben import __version__
 from ekiben.clock import SYSTEM_CLOCK, Clock
 from ekiben.errors import EkibenError, ShuttingDown
 from ekiben.fleet.types import FleetPort
+from ekiben.gateway.aliases import Aliases
 from ekiben.gateway.answers import Answer, json_answer, manner_of
 from ekiben.gateway.api import Api, Explain
 from ekiben.gateway.asgi import Receive, Scope, Send
@@ -68,7 +69,14 @@ class Gateway:
         self._sweeping: asyncio.Task[None] | None = None
         self._sweep_s = patience.sweep_s
         self._draining = False
-        proxy = Proxy(fleet=fleet, upstreams=self._upstreams, metrics=metrics, clock=clock, settings=values)
+        proxy = Proxy(
+            fleet=fleet,
+            upstreams=self._upstreams,
+            meaning=catalog.meaning,
+            metrics=metrics,
+            clock=clock,
+            settings=values,
+        )
         api = Api(fleet=fleet, catalog=catalog, plugins=plugins, settings=settings, explain=explain)
         inference = Inference(
             catalog=catalog, proxy=proxy, max_body_bytes=values.max_body_bytes, spoken=spoken
@@ -80,6 +88,7 @@ class Gateway:
                 *ModelsPage(fleet=fleet, catalog=catalog).routes(),
                 *api.routes(),
                 *Prewarms(prewarms).routes(),
+                *Aliases(catalog).routes(),
                 *Requests(self._watchdog.exchanges).routes(),
                 *self._feed.routes(),
                 Route("GET", "/metrics", self._show_metrics),

@@ -37,11 +37,37 @@ class BrokenView(Protocol):
     def reason(self) -> str: ...
 
 
+class AliasView(Protocol):
+    """A name that a user gave to a model."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def model(self) -> str:
+        """What it stands for: a model's name, or `model:adapter`."""
+
+    @property
+    def created_at(self) -> datetime: ...
+
+
 class CatalogPort(Protocol):
     """Raises ModelNotFound for names that nobody knows."""
 
     def spec(self, name: str) -> ModelSpec:
         """By name or alias; cheap, since every request asks."""
+
+    def meaning(self, name: str) -> str:
+        """What an alias stands for that a user has set; any other name as it is. As cheap."""
+
+    def aliases(self) -> Sequence[AliasView]:
+        """Those that users have set, by name."""
+
+    def set_alias(self, name: str, *, model: str) -> AliasView:
+        """Kept for good when it returns. Blocks on the disk. Raises Conflict, ConfigError, ModelNotFound."""
+
+    def remove_alias(self, name: str) -> None:
+        """Gone for good when it returns. Blocks on the disk. Raises NotFound."""
 
     def entries(self) -> Sequence[EntryView]:
         """All of them, by name."""

@@ -7,6 +7,7 @@ turned out to be closed, or nothing listened at the replica's address any more.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -52,9 +53,18 @@ class Proxy:
     """Between exchanges and replicas."""
 
     def __init__(
-        self, *, fleet: FleetPort, upstreams: Upstreams, metrics: Metrics, clock: Clock, settings: Settings
+        self,
+        *,
+        fleet: FleetPort,
+        upstreams: Upstreams,
+        meaning: Callable[[str], str],
+        metrics: Metrics,
+        clock: Clock,
+        settings: Settings,
     ) -> None:
+        """`meaning`: what an alias stands for that a replica cannot know; any other name as it is."""
         self._fleet = fleet
+        self._meaning = meaning
         self._upstreams = upstreams
         self._metrics = metrics
         self._clock = clock
@@ -100,7 +110,7 @@ class Proxy:
         return Heartbeat(exchange, progress=lambda: self._fleet.progress(job.target.model), every_s=every_s)
 
     async def _relay(self, exchange: Exchange, job: Job, lease: Lease, heartbeat: Heartbeat | None) -> None:
-        head = _request_head(exchange, job)
+        head = _request_head(exchange, job, meant=self._meaning(job.target.model))
         connection = await self._ask(lease.address, head, job.body)
         try:
             self._fleet.first_byte(lease)
@@ -143,12 +153,14 @@ async def _send(connection: Connection, head: bytes, body: Body) -> Connection:
     return connection
 
 
-def _request_head(exchange: Exchange, job: Job) -> bytes:
+def _request_head(exchange: Exchange, job: Job, *, meant: str) -> bytes:
     lines = [b"POST " + job.path.encode("ascii") + b" HTTP/1.1\r\nhost: replica"]
     for name in FORWARDED:
         value = exchange.headers.get(name)
         if value is not None and b"\r" not in value and b"\n" not in value:
             lines.append(name + b": " + value)
+    if meant != job.target.model:
+        lines.append(b"x-ekiben-model: " + meant.encode("ascii"))
     lines.append(b"x-request-id: " + exchange.id_header[1])
     lines.append(b"content-length: %d\r\n\r\n" % job.body.size_bytes)
     return b"\r\n".join(lines)

@@ -15,8 +15,9 @@ from typing import Final, Protocol, cast
 
 from ekiben.contract.dialect import Dialect, DialectRoute, Failure
 from ekiben.errors import EkibenError, envelope
-from ekiben.plugins.discovery import OWN_DISTRIBUTION, Plugin, Plugins, load_object
+from ekiben.plugins.discovery import Plugin, Plugins, load_object
 from ekiben.plugins.doctor import examine
+from ekiben.plugins.environments import OWN_DISTRIBUTION
 
 logger = logging.getLogger(__name__)
 

@@ -143,22 +143,25 @@ class ReplicaApp:
     def _models(self, name: str) -> Answer:
         model = self._host.model
         if not name:
-            return _json({"object": "list", "data": [self._model_object()]})
+            adapters = [f"{model.name}:{adapter}" for adapter in sorted(model.adapters)]
+            return _json({"object": "list", "data": [*map(self._model_object, (model.name, *adapters))]})
         if model.answers_to(name.removeprefix("/")):
-            return _json(self._model_object())
+            return _json(self._model_object(name.removeprefix("/")))
         reason = f"the model {name[1:129]!r} is not served here: this is {model.name!r}"
         return error_answer(ModelNotFound(reason, param="model"))
 
-    def _model_object(self) -> dict[str, Any]:
+    def _model_object(self, name: str) -> dict[str, Any]:
+        """By any of its names."""
         model = self._host.model
+        adapter = model.adapter_of(name) is not None
         return {
-            "id": model.name,
+            "id": name if adapter else model.name,
             "object": "model",
             "created": self._created,
             "owned_by": "ekiben",
             "state": "ready",
             "abilities": sorted(model.abilities),
-        }
+        } | ({"parent": model.name} if adapter else {})
 
 
 async def _answer(request: Request, route: Route, send: Send) -> None:

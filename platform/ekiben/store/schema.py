@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import Column, DateTime, Dialect, Float, Integer, MetaData, String, Table, Text
 from sqlalchemy.types import TypeDecorator
 
-REVISIONS: Final = ("0001", "0002")
+REVISIONS: Final = ("0001", "0002", "0003")
 """All that this version knows, oldest first."""
 HEAD: Final = REVISIONS[-1]
 
@@ -87,4 +87,12 @@ ARRIVALS: Final = Table(
     Column("id", Integer, primary_key=True),
     Column("at", Float, nullable=False),
     Column("model", String(128), nullable=False),
+)
+
+ALIASES: Final = Table(
+    "aliases",
+    METADATA,
+    Column("name", String(128), primary_key=True),
+    Column("model", String(256), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
 )
