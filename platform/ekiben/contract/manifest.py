@@ -142,6 +142,9 @@ class EngineSection(_Table):
     preload: tuple[str, ...] = ()
     """Modules that a load or a first request imports. They are imported ahead, in a process from which
     replicas are forked: none of them may start a thread, or touch a GPU, when it is imported."""
+    variables: dict[str, str] = Field(default_factory=dict)
+    """Environment variables of its processes, for what is read before anything of the plugin runs. The
+    operator's own go first."""
     options: dict[str, Option] = Field(default_factory=dict)
     companions: dict[str, str] = Field(default_factory=dict)
     """Further weights that a variant may name, and what each is for."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -65,7 +65,9 @@ class Plugins:
     def interpreter(self, engine: str) -> Interpreter:
         """What runs the engine's replicas."""
         plugin = self.usable.get(engine)
-        return PLATFORM_INTERPRETER if plugin is None else self.standing(plugin).interpreter
+        if plugin is None or plugin.manifest.engine is None:
+            return PLATFORM_INTERPRETER
+        return replace(self.standing(plugin).interpreter, asks=plugin.manifest.engine.variables)
 
     def engines(self) -> dict[str, Plugin]:
         return {i: p for i, p in self.usable.items() if p.manifest.kind is PluginKind.ENGINE}

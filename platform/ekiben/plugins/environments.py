@@ -64,14 +64,20 @@ class Interpreter:
     python: Path
     mark: str = ""
     """Changes with whatever is installed into an environment of its own."""
+    asks: Mapping[str, str] = field(default_factory=dict)
+    """Variables that the engine's manifest wants."""
 
     def variables(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """The variables of its processes: programs that libraries bring are found first."""
+        """The variables of its processes: programs that libraries bring are found first.
+
+        What `environment` says goes before what the engine asks.
+        """
+        variables = {**self.asks, **environment}
         if not self.mark:
-            return dict(environment)
+            return variables
         folder = str(self.python.parent)
         path = environment.get("PATH")
-        return {**environment, "PATH": f"{folder}:{path}" if path else folder}
+        return {**variables, "PATH": f"{folder}:{path}" if path else folder}
 
 
 PLATFORM_INTERPRETER: Final = Interpreter(Path(sys.executable))
