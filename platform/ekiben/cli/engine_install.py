@@ -11,7 +11,7 @@ import click
 
 from ekiben.contract.manifest import PluginKind
 from ekiben.errors import ConfigError, EkibenError
-from ekiben.plugins.construction import Blueprint, Builder
+from ekiben.plugins.construction import Blueprint, Builder, relink
 from ekiben.plugins.discovery import Plugin, Plugins, discover
 from ekiben.plugins.doctor import examine, try_out
 from ekiben.plugins.environments import Interpreter
@@ -19,6 +19,7 @@ from ekiben.plugins.installers import Wishes, pip_installer, uv_installer
 from ekiben.settings import process_environment
 
 if TYPE_CHECKING:
+    from ekiben.plugins.environments import Standing
     from ekiben.plugins.installers import Installer
 
 
@@ -47,14 +48,15 @@ def run(home: Path, request: Request) -> None:
     plugin = find_plugin(plugins, request.name)
     device = _device(plugin, plugins, request.device)
     standing = plugins.standing(plugin)
-    fits = request.device is None or request.device in standing.kinds
-    if standing.ready and fits and not request.rebuild:
+    if not request.rebuild and _suffices(standing, request):
         has = ", ".join(plugin.manifest.requirements(device)) or "nothing"
         where = f" in {standing.folder}" if standing.folder is not None else ""
         click.echo(f"{request.name} has all it needs{where}: {has}")
         return
     if request.here or device is None:
         _install_here(plugin, device, request)
+    elif not (request.rebuild or request.dry_run) and _relink(plugin, standing):
+        click.echo(f"its environment {standing.folder} has links to this platform now")
     else:
         _build(plugin, device, plugins, request)
     if request.dry_run:
@@ -63,6 +65,18 @@ def run(home: Path, request: Request) -> None:
     if not any(finding.ready for finding in findings):
         raise EkibenError(f"{request.name} is installed and still not ready: {findings[0].problem}")
     click.echo(f"{request.name} is ready")
+
+
+def _suffices(standing: Standing, request: Request) -> bool:
+    return standing.ready and (request.device is None or request.device in standing.kinds)
+
+
+def _relink(plugin: Plugin, standing: Standing) -> bool:
+    """Whether that was all that an environment needed."""
+    if not standing.outdated or standing.missing or standing.folder is None or standing.note is None:
+        return False
+    relink(standing.folder, standing.note, plugin)
+    return True
 
 
 def _device(plugin: Plugin, plugins: Plugins, asked: str | None) -> str | None:

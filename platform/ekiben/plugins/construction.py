@@ -45,7 +45,7 @@ from ekiben.plugins.environments import (
 from ekiben.plugins.installers import Installer, Report, Wishes
 
 LINKS: Final = "platform"
-"""The folder of links, in an environment."""
+"""How the folder of links begins, in an environment."""
 _PATH_FILE: Final = "ekiben-platform.pth"
 _DRY: Final = ("--dry-run",)
 _ALONE: Final = ("--no-deps",)
@@ -163,11 +163,11 @@ class Builder:
         self._report(f"making an environment for {plan.device} in {built}")
         self._make(built)
         self._install(built, installer)
-        link_platform(built, {OWN_DISTRIBUTION, plan.plugin.distribution}, plan.plugin.manifest.package)
+        links = link_platform(built, plan.plugin)
         self._report("trying it out")
         if (problem := self._judge(built / "bin" / "python")) is not None:
             raise EkibenError(f"{plan.plugin.manifest.id} is installed and still not ready: {problem}")
-        self._sign(built, installer)
+        self._sign(built, installer, links)
         publish(built)
         return built
 
@@ -202,7 +202,7 @@ class Builder:
         file.write_text("".join(f"{line}\n" for line in self._plan.table.constraints), encoding="utf-8")
         return Wishes(constraints=(file, *wishes.constraints), wheels=wishes.wheels)
 
-    def _sign(self, built: Path, installer: Installer) -> None:
+    def _sign(self, built: Path, installer: Installer, links: str) -> None:
         """The lock and the note, which say that it is whole."""
         found = metadata.distributions(path=[str(site) for site in site_folders(built)])
         packages = sorted({(plain(d.name), d.version) for d in found})
@@ -216,10 +216,26 @@ class Builder:
             base=(built / "bin" / "python").resolve(),
             tool=f"{installer.name} {installer.version}",
             requires=self._plan.requirements,
-            links=LINKS,
+            links=links,
             made_at=self._clock.now(),
         )
-        (built / NOTE_FILE).write_text(note.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        _write(built / NOTE_FILE, note.model_dump_json(indent=2) + "\n")
+
+
+def relink(built: Path, note: Note, plugin: Plugin) -> None:
+    """Let an environment see the platform and the plugin as they are now. Raises Conflict, ConfigError."""
+    with locked(built.parent):
+        links = link_platform(built, plugin)
+        renewed = note.model_copy(update={"ekiben": __version__, "links": links})
+        _write(built / NOTE_FILE, renewed.model_dump_json(indent=2) + "\n")
+        shutil.rmtree(built / note.links, ignore_errors=True)
+
+
+def _write(path: Path, text: str) -> None:
+    """All of it or nothing."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def publish(built: Path) -> None:
@@ -277,25 +293,24 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def link_platform(built: Path, distributions: set[str], package: str) -> None:
-    """Let the environment see the platform's and the plugin's own code, and their entry points.
+def link_platform(built: Path, plugin: Plugin) -> str:
+    """Let an environment see the code of the platform and of the plugin, and their entry points.
 
-    What a distribution has put into this interpreter's libraries is linked to, be it packages or the path
-    files of an editable installation.
+    Gives the name of the folder with the links: to what their distributions have put into this
+    interpreter's libraries, be it packages or the path files of an editable installation.
     """
-    links = built / LINKS
+    links = built / f"{LINKS}-{secrets.token_hex(4)}"
     links.mkdir()
-    for name in sorted(distributions):
+    for name in sorted({OWN_DISTRIBUTION, plugin.distribution}):
         for source in _parts_of(name):
             (links / source.name).symlink_to(source)
-    if find_spec(package) is not None and not _is_seen(links, package):
-        origin = find_spec(package)
-        assert origin is not None and origin.origin is not None, "discovery has read its manifest"
-        home = Path(origin.origin).resolve().parent
-        (links / home.name).symlink_to(home)
+    package = plugin.manifest.package
+    spec = find_spec(package)
+    if spec is not None and spec.origin is not None and not _is_seen(links, package):
+        (links / package).symlink_to(Path(spec.origin).parent)
     for site in site_folders(built)[:1]:
-        line = f"import site; site.addsitedir({str(links)!r})\n"
-        (site / _PATH_FILE).write_text(line, encoding="utf-8")
+        _write(site / _PATH_FILE, f"import site; site.addsitedir({str(links)!r})\n")
+    return links.name
 
 
 def _parts_of(name: str) -> list[Path]:

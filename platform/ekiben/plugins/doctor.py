@@ -76,8 +76,9 @@ def _of_broken(broken: BrokenPlugin) -> Finding:
 def _of_usable(plugin: Plugin, standing: Standing, deadline_s: float) -> Finding:
     kind = plugin.manifest.kind.value
     install = f"ekiben engine install {plugin.manifest.id}"
+    problem: str | None
     if not standing.ready:
-        problem, fix = standing.problem, install
+        problem, fix = standing.fault or f"it lacks {', '.join(standing.missing)}", install
     else:
         problem = try_out(plugin, standing.interpreter, deadline_s=deadline_s)
         fix = _pip(_upgrade(plugin.distribution)) if standing.folder is None else f"{install} --rebuild"

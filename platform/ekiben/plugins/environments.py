@@ -101,6 +101,8 @@ class Standing:
     note: Note | None = None
     fault: str | None = None
     """Why its environment cannot be used, whatever is installed in it."""
+    outdated: bool = False
+    """Whether new links to the platform are all that it needs."""
 
     @property
     def ready(self) -> bool:
@@ -124,13 +126,11 @@ class Environments:
 
     def standing(self, manifest: Manifest) -> Standing:
         """An environment of its own counts, unless it is of no use and this interpreter is."""
+        own = self.own(manifest)
+        if own is not None and own.ready:
+            return own
         here = self._here(manifest)
-        own = self._own(manifest)
-        return here if own is None or (here.ready and not own.ready) else own
-
-    def own(self, manifest: Manifest) -> Standing | None:
-        """How its environment stands, used or not; None where it has none."""
-        return self._own(manifest)
+        return here if own is None or here.ready else own
 
     def folder(self, engine: str) -> Path | None:
         """Where environments of the engine are built."""
@@ -156,7 +156,8 @@ class Environments:
             interpreter=PLATFORM_INTERPRETER, missing=missing, kinds=kinds, sites=_platform_sites()
         )
 
-    def _own(self, manifest: Manifest) -> Standing | None:
+    def own(self, manifest: Manifest) -> Standing | None:
+        """How its environment stands, used or not; None where it has none."""
         folder = self.folder(manifest.id)
         if folder is None or manifest.kind is not PluginKind.ENGINE or not (folder / CURRENT).is_symlink():
             return None
@@ -176,6 +177,7 @@ class Environments:
             packages=record.packages,
             note=record.note,
             fault=record.fault,
+            outdated=record.outdated,
         )
 
     def _unreadable(self, manifest: Manifest, built: Path, error: Exception) -> Standing:
@@ -206,18 +208,21 @@ class _Record:
     packages: Mapping[str, str]
     mark: str
     fault: str | None
+    outdated: bool
 
     @classmethod
     def read(cls, built: Path) -> _Record:
         """Raises OSError or ValueError."""
         note_file, lock = built / NOTE_FILE, built / LOCK_FILE
         changed = (note_file.stat().st_mtime_ns, lock.stat().st_mtime_ns)
-        note, packages = _parsed(built, changed)
-        return cls(note, packages, f"{built.name} {changed[0]}", _fault(built, note))
+        note, packages = _read_files(built, changed)
+        gone = _gone(built, note)
+        change = None if gone else _change(built, note)
+        return cls(note, packages, f"{built.name} {changed[0]}", gone or change, change is not None)
 
 
 @cache
-def _parsed(built: Path, changed_ns: tuple[int, int]) -> tuple[Note, Mapping[str, str]]:
+def _read_files(built: Path, changed_ns: tuple[int, int]) -> tuple[Note, Mapping[str, str]]:
     try:
         note = Note.model_validate_json((built / NOTE_FILE).read_bytes())
     except ValidationError as error:
@@ -227,11 +232,16 @@ def _parsed(built: Path, changed_ns: tuple[int, int]) -> tuple[Note, Mapping[str
     return note, {plain(name): version for name, _, version in pairs}
 
 
-def _fault(built: Path, note: Note) -> str | None:
-    """What may have changed around an environment since it was built."""
+def _gone(built: Path, note: Note) -> str | None:
+    """A change of Python, after which an environment has to be built anew."""
     python = built / "bin" / "python"
     if python.resolve() != note.base or not note.base.exists():
         return f"its environment was built for Python {note.python} at {note.base}, which is gone"
+    return None
+
+
+def _change(built: Path, note: Note) -> str | None:
+    """A change of the platform, after which an environment needs new links to it."""
     if note.ekiben != __version__:
         return f"its environment was built by Ekiben {note.ekiben}, and this is {__version__}"
     for link in (built / note.links).iterdir():
@@ -267,6 +277,7 @@ def applies(requirement: Requirement, extras: Iterable[str] = ("",)) -> bool:
 
 
 def name_of(requirement: str) -> str:
+    """Of the distribution that it asks for."""
     return plain(Requirement(requirement).name)
 
 
@@ -281,13 +292,18 @@ def _missing(requirements: Iterable[str], version_of: VersionOf) -> tuple[str, .
 
 def _satisfied(text: str, version_of: VersionOf) -> bool:
     try:
-        requirement = Requirement(text)
+        requirement = _parsed_requirement(text)
         if not applies(requirement):
             return True
         version = version_of(plain(requirement.name))
         return version is not None and requirement.specifier.contains(version, prereleases=True)
     except (InvalidRequirement, InvalidVersion):
         return False
+
+
+@cache
+def _parsed_requirement(text: str) -> Requirement:
+    return Requirement(text)
 
 
 def _version_here(name: str) -> str | None:

@@ -22,7 +22,7 @@ from ekiben.catalog.weights import WeightsStore
 from ekiben.clock import SYSTEM_CLOCK
 from ekiben.contract.model import Family, ModelSpec
 from ekiben.contract.source import FetchProgress
-from ekiben.errors import ConfigError
+from ekiben.errors import ConfigError, EngineNotInstalled
 from ekiben.plugins.discovery import Plugins, discover
 from ekiben.runtime.host import Assignment
 from ekiben.runtime.protocol import Report, Stage
@@ -61,8 +61,29 @@ def choose(family: Family, *, argument: str | None) -> Choice:
             f"{family.value!r}: serve it with the {model.family.value!r} Bento, "
             f"or choose another model ({_names(family, plugins)})"
         )
+    try:
+        variant = _select(model, plugins, settings)
+    except EngineNotInstalled as error:
+        raise _elsewhere(model, settings) or error from None
+    return Choice(model, variant, plugins, settings)
+
+
+def _select(model: ModelSpec, plugins: Plugins, settings: StandaloneSettings) -> int:
     selection = Selection(plugins, WeightsStore(settings.home, plugins), device=settings.device)
-    return Choice(model, selection.choose(model), plugins, settings)
+    return selection.choose(model)
+
+
+def _elsewhere(model: ModelSpec, settings: StandaloneSettings) -> ConfigError | None:
+    """What to say when the engine is installed, but not in the interpreter that serves the Bento."""
+    plugins = discover(settings.home)
+    try:
+        engine = model.variants[_select(model, plugins, settings)].engine
+    except EngineNotInstalled:
+        return None
+    bentoml = plugins.interpreter(engine).python.with_name("bentoml")
+    return ConfigError(
+        f"the engine {engine!r} lives in an environment of its own: serve the Bento with `{bentoml} serve`"
+    )
 
 
 async def fetch(choice: Choice) -> Parcel:
