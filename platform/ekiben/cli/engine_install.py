@@ -97,6 +97,7 @@ def _install_here(plugin: Plugin, device: str | None, request: Request) -> None:
     pip_installer(process_environment()).install(
         Path(sys.executable),
         requirements,
+        what=" ".join(requirements),
         wishes=request.wishes,
         extra=("--dry-run",) if request.dry_run else (),
         report=None if sys.stdout.isatty() else click.echo,

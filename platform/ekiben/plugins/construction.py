@@ -114,6 +114,7 @@ class Builder:
             installer.install(
                 built / "bin" / "python",
                 wanted,
+                what=self._what,
                 wishes=self._wishes(built),
                 extra=(*_DRY, *(_ALONE if self._first() else ())),
                 report=self._lines,
@@ -183,11 +184,15 @@ class Builder:
         wanted = list(plan.requirements)
         if first := self._first():
             self._report(f"installing {' '.join(first)} with {installer.name}")
-            installer.install(python, first, wishes=wishes, extra=_ALONE, report=self._lines)
+            installer.install(python, first, what=self._what, wishes=wishes, extra=_ALONE, report=self._lines)
             wanted = _requirements_of(built, first, without=plan.table.without)
         wanted = [*plan.base, *wanted]
         self._report(f"installing {len(wanted)} requirements with {installer.name}")
-        installer.install(python, wanted, wishes=wishes, report=self._lines)
+        installer.install(python, wanted, what=self._what, wishes=wishes, report=self._lines)
+
+    @property
+    def _what(self) -> str:
+        return f"what {self._plan.plugin.manifest.id} requires on {self._plan.device}"
 
     def _first(self) -> list[str]:
         """What is installed by itself, so that what it asks for can be chosen from."""

@@ -11,12 +11,13 @@ replaced lasts for as long as its processes do.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -151,7 +152,7 @@ class Environments:
         return self._hardware()
 
     def _here(self, manifest: Manifest) -> Standing:
-        kinds, missing = self._met(manifest, _version_here)
+        kinds, missing = self._met(manifest, partial(_version_here, _state_here()))
         return Standing(
             interpreter=PLATFORM_INTERPRETER, missing=missing, kinds=kinds, sites=_platform_sites()
         )
@@ -281,6 +282,7 @@ def name_of(requirement: str) -> str:
     return plain(Requirement(requirement).name)
 
 
+@cache
 def plain(name: str) -> str:
     """A distribution's name as it is compared."""
     return re.sub(r"[-_.]+", "-", name).lower()
@@ -292,21 +294,43 @@ def _missing(requirements: Iterable[str], version_of: VersionOf) -> tuple[str, .
 
 def _satisfied(text: str, version_of: VersionOf) -> bool:
     try:
-        requirement = _parsed_requirement(text)
-        if not applies(requirement):
-            return True
-        version = version_of(plain(requirement.name))
-        return version is not None and requirement.specifier.contains(version, prereleases=True)
-    except (InvalidRequirement, InvalidVersion):
+        name = _parsed(text).name
+    except InvalidRequirement:
         return False
+    return _fits(text, version_of(plain(name)))
 
 
 @cache
-def _parsed_requirement(text: str) -> Requirement:
+def _parsed(text: str) -> Requirement:
     return Requirement(text)
 
 
-def _version_here(name: str) -> str | None:
+@lru_cache(maxsize=4096)
+def _fits(text: str, version: str | None) -> bool:
+    requirement = _parsed(text)
+    if not applies(requirement):
+        return True
+    try:
+        return version is not None and requirement.specifier.contains(version, prereleases=True)
+    except InvalidVersion:
+        return False
+
+
+def _state_here() -> tuple[tuple[str, int], ...]:
+    """Changes whenever distributions are installed into this interpreter, or removed."""
+    return tuple((path, _changed_ns(path)) for path in sys.path)
+
+
+def _changed_ns(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns  # noqa: PTH116 - a path object would take longer than the look
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=4096)
+def _version_here(state: tuple[tuple[str, int], ...], name: str) -> str | None:
+    """Remembered: to find it out takes a millisecond, and every start of a model asks."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+from ekiben.contract.parent import die_with_parent
 from ekiben.errors import ConfigError, EkibenError
 
 Report = Callable[[str], None]
@@ -61,6 +65,8 @@ _OF_NO_CONCERN: Final = frozenset(
 _SECTIONS: Final = ("global", "install", ":env:")
 """Of pip's configuration, those that concern an installation; later ones win."""
 
+_CAUSE: Final = re.compile(r"\s+cause: |\s*[×╰]")
+_HEAD: Final = re.compile(r"^[\s×╰─▶]*(error: |warning: |cause: )?", re.IGNORECASE)
 _SPACE: Final = re.compile(r"No space left on device|os error 28|Errno 28|Disk quota exceeded")
 _NETWORK: Final = re.compile(
     r"Temporary failure in name resolution|Name or service not known|Failed to establish a new connection"
@@ -99,19 +105,21 @@ class Installer:
         python: Path,
         requirements: Sequence[str],
         *,
+        what: str,
         wishes: Wishes,
         extra: Sequence[str] = (),
         report: Report | None = None,
     ) -> None:
         """Run it to its end. `report` gets its lines; None: it has the terminal to itself.
 
-        Raises EkibenError with its own reason. A KeyboardInterrupt ends it, and passes on.
+        Raises EkibenError: it could not install `what`, with its own reason. A KeyboardInterrupt ends it
+        and passes on.
         """
         command = [part.replace("{python}", str(python)) for part in self.command]
         command += [*(self.quiet if report is not None else ()), *wishes.flags(), *extra, *requirements]
         reason = _run(command, self.environment, report)
         if reason is not None:
-            raise EkibenError(_told(self.name, requirements, reason))
+            raise EkibenError(_told(self.name, what, reason))
 
 
 def pip_installer(environment: Mapping[str, str]) -> Installer:
@@ -119,9 +127,7 @@ def pip_installer(environment: Mapping[str, str]) -> Installer:
     if importlib.util.find_spec("pip") is None:
         raise ConfigError(f"{sys.executable} has no pip: run `{sys.executable} -m ensurepip`")
     command = (*PIP, "--python", "{python}", "install", "--no-input", "--disable-pip-version-check")
-    from importlib.metadata import version
-
-    return Installer("pip", version("pip"), command, ("--progress-bar", "off"), environment)
+    return Installer("pip", metadata.version("pip"), command, ("--progress-bar", "off"), environment)
 
 
 def uv_installer(environment: Mapping[str, str]) -> Installer | None:
@@ -190,6 +196,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str], report: Report 
         text=True,
         errors="replace",
         env=dict(environment),
+        preexec_fn=partial(die_with_parent, os.getpid()),
     )
     lines: list[str] = []
     try:
@@ -206,22 +213,21 @@ def _run(command: Sequence[str], environment: Mapping[str, str], report: Report 
 
 
 def _reason(lines: Sequence[str]) -> str:
-    """The line in which pip or uv says what is wrong."""
+    """What pip or uv says is wrong: a line of one, and of the other the causes below it too."""
     for pattern in (_SPACE, _NETWORK):
         if hit := next((line for line in lines if pattern.search(line)), None):
             return _bare(hit)
-    errors = [line for line in lines if line.lower().startswith("error:")]
-    return (
-        _bare(errors[0]) if errors else " ".join(_bare(line) for line in lines if line.lstrip()[:1] in "×╰▶")
-    )
+    errors = [_bare(line) for line in lines if line.lower().startswith("error:")]
+    causes = [_bare(line) for line in lines if _CAUSE.match(line)]
+    return "; ".join([*errors[:1], *causes])
 
 
 def _bare(line: str) -> str:
-    return re.sub(r"^(error|warning):\s*", "", line.strip(" ×╰─▶"), flags=re.IGNORECASE)
+    return _HEAD.sub("", line).strip().rstrip(".")
 
 
-def _told(name: str, requirements: Sequence[str], reason: str) -> str:
-    sentence = f"{name} could not install {' '.join(requirements)}: {reason}"
+def _told(name: str, what: str, reason: str) -> str:
+    sentence = f"{name} could not install {what}: {reason}"
     if _SPACE.search(reason):
         return f"{sentence}; make room, or choose another disk with --home"
     if _NETWORK.search(reason):
