@@ -57,6 +57,7 @@ from ekiben.runtime.footprint import children
 from ekiben.settings import LoadedSettings, Settings, process_environment
 from ekiben.store.database import Database, sqlite_url
 from ekiben.store.records import Records
+from ekiben.store.responses import ResponseStore
 from ekiben.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -169,6 +170,7 @@ class App:
                 plugins=plugins,
                 settings=self._loaded,
                 metrics=metrics,
+                responses=ResponseStore(self._database),
                 prewarms=self._prewarmer,
                 explain=selection.explain,
                 spoken=load_dialects(plugins, taken=PATHS, targets=PATHS),

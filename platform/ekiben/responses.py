@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import uuid4
 
-from ekiben.errors import CapacityError, EkibenError, InvalidRequest
+from ekiben.errors import InvalidRequest
 
 ID_HEADER: Final = "x-ekiben-response-id"
 """Names the response to a replica. Its presence says that somebody keeps responses, and has put the items
@@ -21,6 +21,9 @@ of earlier ones into the input."""
 FINAL_STATUSES: Final = frozenset({"completed", "incomplete", "failed", "cancelled"})
 RESPONSE_ID: Final = re.compile(r"resp_([0-9a-f]{32})")
 
+OPENING_EVENTS: Final = 2
+_CODES: Final = {"invalid_request_error": "invalid_prompt", "rate_limit_error": "rate_limit_exceeded"}
+"""The codes of failed responses are a closed list."""
 _ITEM_ID: Final = re.compile(r"[a-z]{2,6}_([0-9a-f]{32})[0-9a-f]{4}")
 _ECHOED: Final[Mapping[str, tuple[tuple[type, ...], Any]]] = {
     "instructions": ((str,), None),
@@ -39,7 +42,6 @@ _ECHOED: Final[Mapping[str, tuple[tuple[type, ...], Any]]] = {
     "top_logprobs": ((int,), 0),
     "top_p": ((int, float), None),
     "truncation": ((str,), "disabled"),
-    "user": ((str,), None),
 }
 """What a response repeats of its request: the types, and the value of a field that was not given. `null`
 for sampling: the model's own defaults apply."""
@@ -62,10 +64,12 @@ def response_of_item(given_id: str) -> str | None:
 
 
 def blank_response(
-    body: Mapping[str, Any], *, response_id: str, model: str, created_at: float, status: str, stored: bool
+    body: Mapping[str, Any], *, response_id: str, model: str, created_at: float, status: str
 ) -> dict[str, Any]:
     """The response to a request, without output. Raises InvalidRequest for fields of wrong types."""
     echoed = {name: _echo(body, name, types, default) for name, (types, default) in _ECHOED.items()}
+    if body.get("user") is not None:  # the one that is left out rather than null
+        echoed["user"] = _echo(body, "user", (str,), None)
     return {
         "id": response_id,
         "object": "response",
@@ -78,28 +82,24 @@ def blank_response(
         "model": model,
         "output": [],
         "service_tier": "default",
-        "store": stored,
-        "usage": None,
         **echoed,
         "text": _text(echoed["text"]),
         "tools": [_tool(tool, index) for index, tool in enumerate(echoed["tools"])],
     }
 
 
-def failed(response: Mapping[str, Any], error: EkibenError) -> dict[str, Any]:
-    """The same response, as one that came to nothing."""
-    return {**response, "status": "failed", "error": failure(error)}
+def failed(response: Mapping[str, Any], error: Mapping[str, Any]) -> dict[str, Any]:
+    """The same response, as one that came to nothing. `error`: as OpenAI's envelope holds it."""
+    code = _CODES.get(error["type"], "server_error")
+    return {**response, "status": "failed", "error": {"code": code, "message": error["message"]}}
 
 
-def failure(error: EkibenError) -> dict[str, str]:
-    """What a failed response says of its error: the codes are a closed list."""
-    if isinstance(error, InvalidRequest):
-        code = "invalid_prompt"
-    elif isinstance(error, CapacityError) and error.status == 429:
-        code = "rate_limit_exceeded"
-    else:
-        code = "server_error"
-    return {"code": code, "message": error.message}
+def opening_events(response: Mapping[str, Any]) -> list[bytes]:
+    """The first events of a response in the background, which wait for nobody. A replica tells the rest."""
+    return [
+        event(f"response.{kind}", number, {"response": response})
+        for number, kind in enumerate(("created", "queued"))
+    ]
 
 
 def event(kind: str, number: int, fields: Mapping[str, Any]) -> bytes:
@@ -108,12 +108,15 @@ def event(kind: str, number: int, fields: Mapping[str, Any]) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (kind.encode(), json.dumps(value).encode())
 
 
-def error_events(error: EkibenError, *, number: int, response: Mapping[str, Any] | None) -> bytes:
-    """How a stream tells that it failed, from the sequence number on; `response`: as far as it is known."""
-    told = {"code": error.error_code or error.type, "message": error.message, "param": error.param}
-    events = event("error", number, told)
+def error_events(error: Mapping[str, Any], *, number: int, response: Mapping[str, Any] | None) -> list[bytes]:
+    """How a stream tells that it failed, from the sequence number on.
+
+    `error`: as OpenAI's envelope holds it. `response`: as far as it is known.
+    """
+    told = {"code": error["code"] or error["type"], "message": error["message"], "param": error["param"]}
+    events = [event("error", number, told)]
     if response is not None:
-        events += event("response.failed", number + 1, {"response": failed(response, error)})
+        events.append(event("response.failed", number + 1, {"response": failed(response, error)}))
     return events
 
 

@@ -78,6 +78,9 @@ class Settings(BaseModel):
         pattern="^(auto|off)$",
         description="auto: start models ahead where their history says that it pays; off: by schedule only",
     )
+    responses_days: float = Field(
+        30.0, ge=0, le=36500, description="how many days responses are kept; 0: until they are deleted"
+    )
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error"
     )

@@ -200,6 +200,8 @@ EXTRAS: Final[dict[str, frozenset[str]]] = {
     "Model": frozenset({"state", "abilities"}),
     "ChatCompletionMessage": frozenset({"reasoning_content"}),
     "ChoiceDelta": frozenset({"reasoning_content"}),
+    "ResponseFunctionCallArgumentsDoneEvent": frozenset({"name"}),
+    "ResponseTextDeltaEvent": frozenset({"obfuscation"}),
 }
 """Fields over those of the official types, by the type's name: all that there are."""
 

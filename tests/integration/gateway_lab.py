@@ -40,6 +40,7 @@ from ekiben.plugins.dialects import Spoken
 from ekiben.plugins.discovery import Plugins, discover
 from ekiben.settings import load_settings
 from ekiben.store.database import Database
+from ekiben.store.responses import ResponseStore
 from ekiben.telemetry.metrics import Metrics
 from tests.conformance import tap
 
@@ -465,12 +466,23 @@ def chat_body(*, stream: bool = False, model: object = CHAT, **more: Any) -> byt
 @functools.cache
 def shared_catalog() -> tuple[Catalog, Plugins]:
     """Reading the built-in specs takes longer than a test; who adds a model takes it out again."""
+    plugins = discover()
+    return Catalog(shared_database(), plugins), plugins
+
+
+@functools.cache
+def shared_responses() -> ResponseStore:
+    """For tests that look only at what they made themselves."""
+    return ResponseStore(shared_database())
+
+
+@functools.cache
+def shared_database() -> Database:
     folder = tempfile.TemporaryDirectory(prefix="gw-catalog-")
     atexit.register(folder.cleanup)
     database = Database.open(f"sqlite:///{folder.name}/ekiben.db")
     atexit.register(database.close)
-    plugins = discover()
-    return Catalog(database, plugins), plugins
+    return database
 
 
 @asynccontextmanager
@@ -479,6 +491,7 @@ async def running_lab(
     patience: Patience | None = None,
     plugins: Plugins | None = None,
     spoken: Sequence[Spoken] = (),
+    responses: ResponseStore | None = None,
     **flags: Any,
 ) -> AsyncIterator[Lab]:
     """Everything started, and checked at the end: nothing may be left of any request."""
@@ -495,6 +508,7 @@ async def running_lab(
         plugins=plugins or found,
         settings=load_settings({"home": folder, **flags}, environment={}),
         metrics=metrics,
+        responses=responses or shared_responses(),
         patience=patience or Patience(),
         spoken=spoken,
     )

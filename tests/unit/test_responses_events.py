@@ -190,4 +190,3 @@ async def test_the_response_repeats_its_request() -> None:
     assert told == {name: value for name, value in body.items() if name in told}
     assert response["text"] == {"format": {"type": "json_object"}, "verbosity": "medium"}
     assert response["tools"][0]["name"] == "add"
-    assert response["store"] is True

@@ -204,9 +204,8 @@ async def test_alone_a_model_keeps_nothing(field: str) -> None:
     assert raised.value.param == field
 
 
-async def test_alone_a_response_says_that_it_is_not_kept() -> None:
+async def test_alone_a_response_has_an_id_of_its_own() -> None:
     response = await respond(Scripted(completion(content="x")), {}, alone=True)
-    assert response["store"] is False
     assert response["id"] != RESPONSE_ID
 
 

@@ -58,6 +58,7 @@ def test_every_field_can_be_set_by_its_variable(tmp_path: Path) -> None:
         "policy": "classic",
         "orphan_s": "0",
         "prewarm": "off",
+        "responses_days": "1.5",
         "log_level": "debug",
     }
     assert set(given) == set(Settings.model_fields) - {"home"}

@@ -25,12 +25,15 @@ from ekiben.gateway.ports import CatalogPort
 from ekiben.gateway.prewarms import NO_PREWARMS, Prewarms, PrewarmView
 from ekiben.gateway.proxy import Proxy
 from ekiben.gateway.requests import Requests
+from ekiben.gateway.responses import Responses
+from ekiben.gateway.responses_background import Work
 from ekiben.gateway.routes import Route, Router
 from ekiben.gateway.upstream import Upstreams
 from ekiben.gateway.watchdog import DEFAULT_PATIENCE, Patience, Watchdog
 from ekiben.plugins.dialects import Spoken
 from ekiben.plugins.discovery import Plugins
 from ekiben.settings import LoadedSettings
+from ekiben.store.responses import ResponseStore
 from ekiben.telemetry.metrics import CONTENT_TYPE, Metrics
 
 __all__ = ["Gateway", "check_exposure"]
@@ -53,6 +56,7 @@ class Gateway:
         plugins: Plugins,
         settings: LoadedSettings,
         metrics: Metrics,
+        responses: ResponseStore,
         prewarms: PrewarmView = NO_PREWARMS,
         explain: Explain | None = None,
         spoken: Sequence[Spoken] = (),
@@ -81,10 +85,21 @@ class Gateway:
         inference = Inference(
             catalog=catalog, proxy=proxy, max_body_bytes=values.max_body_bytes, spoken=spoken
         )
+        self._responses = Responses(
+            store=responses,
+            catalog=catalog,
+            proxy=proxy,
+            serve=self._serve,
+            clock=clock,
+            max_body_bytes=values.max_body_bytes,
+            beat_s=values.heartbeat_s,
+            days=values.responses_days,
+        )
         self._manners = {route.path: manner_of(voice) for voice in spoken for route in voice.routes}
         self.router = Router(
             [
                 *inference.routes(),
+                *self._responses.routes(),
                 *ModelsPage(fleet=fleet, catalog=catalog).routes(),
                 *api.routes(),
                 *Prewarms(prewarms).routes(),
@@ -101,6 +116,7 @@ class Gateway:
     async def startup(self) -> None:
         """Idempotent."""
         if self._sweeping is None:
+            await self._responses.startup()
             self._sweeping = asyncio.create_task(self._sweep(), name="gateway sweep")
 
     def drain(self) -> None:
@@ -111,6 +127,7 @@ class Gateway:
     async def shutdown(self) -> None:
         """Close what is left. Idempotent."""
         self.drain()
+        await self._responses.shutdown()
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.wait({self._sweeping})
@@ -124,7 +141,7 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._serve(Exchange(scope, receive, send, clock=self._clock))
+            await self._serve(Exchange(scope, receive, send, clock=self._clock), self._dispatch)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "websocket":
@@ -147,20 +164,20 @@ class Gateway:
 
     # One request
 
-    async def _serve(self, exchange: Exchange) -> None:
+    async def _serve(self, exchange: Exchange, work: Work) -> None:
         self._metrics.began()
         self._watchdog.exchanges.add(exchange)
         try:
-            await self._answer(exchange)
+            await self._answer(exchange, work)
         finally:
             self._watchdog.exchanges.discard(exchange)
             exchange.close()
             self._book(exchange)
 
-    async def _answer(self, exchange: Exchange) -> None:
+    async def _answer(self, exchange: Exchange, work: Work) -> None:
         """Nothing but a cancellation that comes from outside leaves here."""
         try:
-            await self._dispatch(exchange)
+            await work(exchange)
         except ClientGone:
             return
         except EkibenError as error:

@@ -30,6 +30,8 @@ class InferenceRoute:
     """A stream is only whole with `[DONE]` at its end."""
     heartbeats: bool = False
     """A stream may begin before the model is there."""
+    remembered: bool = False
+    """Handled by the part that keeps what was answered."""
     prefixes: Callable[[bytes], tuple[int, ...]] | None = None
     """How its conversations are told apart, where engines keep their beginnings in memory."""
 
@@ -85,7 +87,7 @@ class Inference:
         self._max_body_bytes = max_body_bytes
 
     def routes(self) -> list[Route]:
-        return [self._route(entry) for entry in self._entries]
+        return [self._route(entry) for entry in self._entries if not entry.remembered]
 
     def _route(self, entry: InferenceRoute) -> Route:
         async def handle(exchange: Exchange, _: str) -> None:
@@ -99,7 +101,7 @@ class Inference:
             exchange.watch()
             spec = self._catalog.spec(target.model)
             exchange.model = spec.name
-            _check_ability(spec, entry.ability)
+            check_ability(spec, entry.ability)
             text = body.in_memory if entry.prefixes else None  # what is on disk is not read for this
             job = Job(
                 path=entry.path,
@@ -114,7 +116,7 @@ class Inference:
             body.close()
 
 
-def _check_ability(spec: ModelSpec, ability: Ability | None) -> None:
+def check_ability(spec: ModelSpec, ability: Ability | None) -> None:
     """Said before anything is started: the model would only come up to say the same."""
     if not spec.abilities & (TEXT_ABILITIES if ability is None else {ability}):
         can, wanted = ", ".join(sorted(spec.abilities)), ability.value if ability else "read text"

@@ -35,8 +35,15 @@ class _Completion(msgspec.Struct):
     prompt: msgspec.Raw = msgspec.Raw(b"")
 
 
+class _Response(msgspec.Struct):
+    input: list[msgspec.Raw] | str = ""
+    instructions: msgspec.Raw = msgspec.Raw(b"")
+    tools: msgspec.Raw = msgspec.Raw(b"")
+
+
 _CHAT: Final = msgspec.json.Decoder(_Chat)
 _COMPLETION: Final = msgspec.json.Decoder(_Completion)
+_RESPONSE: Final = msgspec.json.Decoder(_Response)
 
 
 def chat_prefixes(body: bytes) -> tuple[int, ...]:
@@ -59,7 +66,23 @@ def prompt_prefixes(body: bytes) -> tuple[int, ...]:
     return tuple(_running(blocks, seed=b""))
 
 
-def _messages(messages: Iterable[msgspec.Raw]) -> Iterator[bytes]:
+def response_prefixes(body: bytes) -> tuple[int, ...]:
+    """One for each item of the input, behind instructions and tools."""
+    try:
+        response = _RESPONSE.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return ()
+    given = response.input
+    items = [given.encode()] if isinstance(given, str) else given
+    return item_prefixes(items, bytes(response.instructions) + bytes(response.tools))
+
+
+def item_prefixes(items: Iterable[msgspec.Raw | bytes], seed: bytes) -> tuple[int, ...]:
+    """One for each item: of all up to it."""
+    return tuple(_running(_messages(items), seed=seed))
+
+
+def _messages(messages: Iterable[msgspec.Raw | bytes]) -> Iterator[bytes]:
     for message in messages:
         view = memoryview(message)
         yield b"%d:%b" % (len(view), bytes(view[:MESSAGE_BYTES]))

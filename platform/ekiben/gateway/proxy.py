@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from ekiben.clock import Clock
 from ekiben.errors import EngineError, ReplicaDied
@@ -34,6 +34,23 @@ EVENT_STREAM: Final = b"text/event-stream"
 MAX_ERROR_BYTES: Final = 2**20
 
 
+class Listener(Protocol):
+    """Hears an answer on its way, and may hold back its end for a while."""
+
+    @property
+    def header(self) -> bytes:
+        """A line of the request's head, for the replica."""
+
+    def hear(self, events: bytes) -> bytes:
+        """What of some whole events may be sent on now."""
+
+    async def finish(self) -> bytes:
+        """The rest of a stream that has ended. Raises ReplicaDied when it was not whole."""
+
+    async def whole(self, body: bytes) -> None:
+        """An answer that is no stream, before it is sent on."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One request, ready to be sent on."""
@@ -47,6 +64,7 @@ class Job:
     """Whether it may begin before the model is there."""
     prefix: Prefix | None = None
     """Hashes of its growing beginnings, for the choice of a replica."""
+    listener: Listener | None = None
 
 
 class Proxy:
@@ -162,6 +180,8 @@ def _request_head(exchange: Exchange, job: Job, *, meant: str) -> bytes:
     if meant != job.target.model:
         lines.append(b"x-ekiben-model: " + meant.encode("ascii"))
     lines.append(b"x-request-id: " + exchange.id_header[1])
+    if job.listener is not None:
+        lines.append(job.listener.header)
     lines.append(b"content-length: %d\r\n\r\n" % job.body.size_bytes)
     return b"\r\n".join(lines)
 
@@ -203,7 +223,7 @@ class _Answer:
             shown = self._type.decode("latin-1")[:60]
             raise EngineError(f"the model's process sent {self._status} {shown!r}, which is no answer")
         else:
-            await self._pass_bytes()
+            await (self._pass_bytes() if self._job.listener is None else self._pass_whole(self._job.listener))
 
     async def _pass_bytes(self) -> None:
         exchange, connection = self._exchange, self._connection
@@ -214,20 +234,32 @@ class _Answer:
             more = not connection.at_end
             await exchange.write(data, more=more)
 
+    async def _pass_whole(self, listener: Listener) -> None:
+        body = bytearray()
+        while data := await self._connection.read():
+            body += data
+        await listener.whole(bytes(body))
+        await self._exchange.start(self._status, self._headers)
+        await self._exchange.write(bytes(body), more=False)
+
     async def _pass_events(self) -> None:
-        exchange, connection = self._exchange, self._connection
+        exchange, connection, listener = self._exchange, self._connection, self._job.listener
         if not exchange.status:
             await exchange.start_events()
         stream = EventStream()
         try:
             while data := await connection.read():
-                if ready := stream.feed(data):
+                ready = stream.feed(data)
+                if ready and (listener is None or (ready := listener.hear(ready))):
                     await exchange.write(ready)
         except UpstreamLost:
             # What is held is half an event: it is dropped, so that the error can be read.
             await self._close_event(stream)
             raise
-        if rest := stream.finish():
+        rest = stream.finish()
+        if listener is not None:
+            rest = listener.hear(rest) + await listener.finish()
+        if rest:
             await exchange.write(rest)
         if self._job.ends_with_done and not (stream.done or stream.failed):
             await self._close_event(stream)

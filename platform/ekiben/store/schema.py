@@ -9,10 +9,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-from sqlalchemy import Column, DateTime, Dialect, Float, Integer, MetaData, String, Table, Text
+from sqlalchemy import Boolean, Column, DateTime, Dialect, Float, Integer, MetaData, String, Table, Text
 from sqlalchemy.types import TypeDecorator
 
-REVISIONS: Final = ("0001", "0002", "0003")
+REVISIONS: Final = ("0001", "0002", "0003", "0004")
 """All that this version knows, oldest first."""
 HEAD: Final = REVISIONS[-1]
 
@@ -95,4 +95,16 @@ ALIASES: Final = Table(
     Column("name", String(128), primary_key=True),
     Column("model", String(256), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+)
+
+RESPONSES: Final = Table(
+    "responses",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("created_at", UtcDateTime, nullable=False, index=True),
+    Column("status", String(16), nullable=False, index=True),
+    Column("background", Boolean, nullable=False),
+    Column("previous_id", String(64)),
+    Column("input", Text, nullable=False),
+    Column("response", Text, nullable=False),
 )

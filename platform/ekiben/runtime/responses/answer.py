@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from ekiben.clock import SYSTEM_CLOCK, Clock
-from ekiben.errors import EkibenError
-from ekiben.responses import error_events, event
+from ekiben.errors import EkibenError, envelope
+from ekiben.responses import OPENING_EVENTS, error_events, event
 from ekiben.runtime.responses.output import Call, CustomCall, Event, Item, Message, Reasoning
 from ekiben.runtime.responses.request import Translation
 
@@ -27,7 +27,7 @@ class AnswerWriter:
         self._response = response
         self._translation = translation
         self._clock = clock
-        self._number = 0
+        self._number = OPENING_EVENTS if response["background"] else 0
         self._items: list[Item] = []
         self._open: list[Item] = []
         self._calls: dict[int, Call] = {}
@@ -35,9 +35,9 @@ class AnswerWriter:
         self._usage: Mapping[str, Any] | None = None
 
     def begin(self) -> bytes:
-        """The first events."""
-        fields = {"response": self._response}
-        return self._told([("response.created", fields), ("response.in_progress", fields)])
+        """The first events, of which the platform tells those of a response in the background itself."""
+        kinds = ("in_progress",) if self._response["background"] else ("created", "in_progress")
+        return self._told([(f"response.{kind}", {"response": self._response}) for kind in kinds])
 
     def feed(self, chunk: Mapping[str, Any]) -> bytes:
         """The events of a `chat.completion.chunk`; empty when there is nothing to tell."""
@@ -52,7 +52,8 @@ class AnswerWriter:
         told += self._told(self._close("completed" if reason is None else "incomplete"))
         response = self._response
         response["output"] = [item.value() for item in self._items]
-        response["usage"] = None if self._usage is None else _usage(self._usage)
+        if self._usage is not None:
+            response["usage"] = _usage(self._usage)
         if reason is None:
             response |= {"status": "completed", "completed_at": int(self._clock.now().timestamp())}
         else:
@@ -63,7 +64,8 @@ class AnswerWriter:
         """The last events of an answer that broke off."""
         told = self._told(self._close("incomplete"))
         self._response["output"] = [item.value() for item in self._items]
-        return told + error_events(error, number=self._number, response=self._response)
+        events = error_events(envelope(error)["error"], number=self._number, response=self._response)
+        return told + b"".join(events)
 
     def whole(self, completion: Mapping[str, Any]) -> dict[str, Any]:
         """The response to a `chat.completion`."""

@@ -108,7 +108,10 @@ class Message(Item):
         part["text"] += text
         part["logprobs"] += logprobs
         yield self._delta(
-            "response.output_text.delta", text, content_index=len(self._parts) - 1, logprobs=list(logprobs)
+            "response.output_text.delta",
+            text,
+            content_index=len(self._parts) - 1,
+            logprobs=_without_bytes(logprobs),
         )
 
     def refuse(self, text: str) -> Iterator[Event]:
@@ -132,7 +135,7 @@ class Message(Item):
         part = _copy(self._parts[-1])
         place = {**self._place(), "content_index": len(self._parts) - 1}
         if part["type"] == "output_text":
-            told = {"text": part["text"], "logprobs": part["logprobs"]}
+            told = {"text": part["text"], "logprobs": _without_bytes(part["logprobs"])}
             yield "response.output_text.done", {**place, **told}
         else:
             yield "response.refusal.done", {**place, "refusal": part["refusal"]}
@@ -196,13 +199,18 @@ class CustomCall(Call):
 
     def value(self) -> dict[str, Any]:
         given = "" if self.status == "in_progress" else custom_input(self._arguments)
-        return {
-            "id": self.id,
-            "type": "custom_tool_call",
-            "status": self.status,
-            **self._head,
-            "input": given,
-        }
+        return {"id": self.id, "type": "custom_tool_call", **self._head, "input": given}
+
+
+def _without_bytes(logprobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """As events tell them."""
+    return [
+        {**_plain(item), "top_logprobs": [_plain(top) for top in item["top_logprobs"]]} for item in logprobs
+    ]
+
+
+def _plain(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {"token": item["token"], "logprob": item["logprob"]}
 
 
 def _copy(part: Mapping[str, Any]) -> dict[str, Any]:

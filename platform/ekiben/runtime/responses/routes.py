@@ -39,7 +39,6 @@ async def create_response(request: Request) -> Answer | Stream:
         model=name,
         created_at=SYSTEM_CLOCK.now().timestamp(),
         status="in_progress",
-        stored=kept and body.get("store") is not False,
     )
     writer = AnswerWriter(response, translation)
     run = _Run(request, translation, name, shorten=body.get("truncation") == "auto")
