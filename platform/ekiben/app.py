@@ -23,7 +23,7 @@ import uvloop
 
 from ekiben import __version__
 from ekiben.catalog.catalog import Catalog
-from ekiben.catalog.selection import Selection
+from ekiben.catalog.selection import Selection, spread_of
 from ekiben.catalog.weights import WeightsStore
 from ekiben.contract.policy import Policy
 from ekiben.errors import ConfigError
@@ -281,6 +281,7 @@ def make_memory(settings: Settings, plugins: Plugins, records: Records, budgets:
         device=settings.device,
         engine_devices=partial(usable_kinds, plugins),
         estimates=Estimates(environment=replica_environment(), interpreter_of=plugins.interpreter),
+        spread=partial(spread_of, plugins=plugins),
     )
 
 

@@ -55,8 +55,8 @@ class Settings(BaseModel):
     max_body_bytes: int = Field(512 * 2**20, ge=1024, description="largest request body")
     device: str = Field(
         "auto",
-        pattern=r"^(auto|cpu|(cuda|rocm):\d+)$",
-        description="where replicas run: cpu, cuda:0, rocm:0; auto: on GPUs, if there are and engines can",
+        pattern=r"^(auto|cpu|cuda:\d+(\+cuda:\d+)*|rocm:\d+(\+rocm:\d+)*)$",
+        description="where replicas run: cpu, cuda:0, rocm:0+rocm:1; auto: on GPUs, if there are and engines can",
     )
     memory: str = Field(
         "auto",

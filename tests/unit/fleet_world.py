@@ -57,6 +57,8 @@ from ekiben.runtime.protocol import Report, Stage
 from tests.unit.fleet_in_hand import PlainPolicy
 
 BUDGET = 100
+GPUS = ("cuda:0", "cuda:1", "cuda:2")
+GPU_BUDGET = 50
 WEIGHTS = (
     ("arrive", 5),
     ("wait", 4),
@@ -79,7 +81,18 @@ WEIGHTS = (
 """How often each thing happens."""
 OUTCOMES = ("ok", "ok", "ok", "news", "fetch", "engine")
 RARELY = (False, False, False, False, True)
-NEEDS = {"small": 30, "quick": 40, "large": 80, "many": 20, "pinned": 25, "never": 150, "sleeper": 50}
+NEEDS = {
+    **{"small": 30, "quick": 40, "large": 80, "many": 20, "pinned": 25, "never": 150, "sleeper": 50},
+    **{"narrow": 5, "wide": 5, "broad": 10},
+}
+"""Of the host."""
+GPU_NEEDS = {"narrow": 30, "wide": 30, "broad": 45}
+"""Of each of their GPUs."""
+SPREADS = {
+    "narrow": GPUS,
+    "wide": ("cuda:0+cuda:1", "cuda:0+cuda:2", "cuda:1+cuda:2"),
+    "broad": ("cuda:0+cuda:1+cuda:2",),
+}
 TERMS = {
     "small": Terms(keep_alive_s=30.0),
     "quick": Terms(keep_alive_s=0.0),
@@ -88,9 +101,12 @@ TERMS = {
     "pinned": Terms(keep_alive_s=float("inf"), pinned=True),
     "never": Terms(),
     "sleeper": Terms(keep_alive_s=20.0),
+    "narrow": Terms(keep_alive_s=40.0, max_replicas=2, concurrency=1),
+    "wide": Terms(keep_alive_s=30.0),
+    "broad": Terms(keep_alive_s=50.0),
 }
 MODELS = sorted(NEEDS)
-KNOWN = {"small", "many", "never"}
+KNOWN = {"small", "many", "never", "wide"}
 """Models whose need is known before their first start; the others tell it."""
 RULES = Rules(start_timeout_s=100.0, drain_s=20.0, max_waiting=5, w_max_s=3.0, hang_s=30.0)
 WANTS = (*[Want.LEASE] * 4, Want.LOADED, Want.WEIGHTS)
@@ -105,12 +121,26 @@ class Choose(Protocol):
     def __call__(self, options: Sequence[T], /) -> T: ...
 
 
-ESTIMATES = {model: Report(stage=Stage.STARTING, host_bytes=need) for model, need in NEEDS.items()}
-READY = {
-    model: Report(stage=Stage.READY, host_bytes=need, sleeps=model == "sleeper")
+ESTIMATES = {
+    model: Report(stage=Stage.STARTING, host_bytes=need, device_bytes=GPU_NEEDS.get(model))
     for model, need in NEEDS.items()
 }
+READY = {
+    model: estimate.model_copy(update={"stage": Stage.READY, "sleeps": model == "sleeper"})
+    for model, estimate in ESTIMATES.items()
+}
 SLEPT = Report(stage=Stage.SLEPT, host_bytes=5)
+
+
+def memory_of(model: str, device: str) -> dict[str, int]:
+    """What a loaded replica holds, by device."""
+    held = {"cpu": NEEDS[model]}
+    return held if device == "cpu" else held | dict.fromkeys(device.split("+"), GPU_NEEDS[model])
+
+
+def places_of(model: str) -> tuple[Place, ...]:
+    devices = SPREADS.get(model, ("cpu",))
+    return tuple(Place(device, memory_of(model, device) if model in KNOWN else None) for device in devices)
 
 
 @dataclass
@@ -118,6 +148,7 @@ class Process:
     """One that the core asked for."""
 
     model: str
+    device: str
     generation: int
     born: float
     go: bool = False
@@ -149,10 +180,12 @@ class Outside:
     unwanted_zygotes: set[str] = field(default_factory=set)
     """Asked to go, and not gone yet."""
 
-    def held(self) -> int:
-        """By processes that were told to load, as their models' needs have it."""
+    def held(self, device: str) -> int:
+        """By zygotes, and by processes that were told to load, as their models' needs have it."""
         loaded = [process for process in self.processes.values() if process.go]
-        return sum(5 if process.slept else NEEDS[process.model] for process in loaded)
+        held = ({"cpu": 5} if p.slept else memory_of(p.model, p.device) for p in loaded)
+        zygotes = 15 * len(self.zygotes) if device == "cpu" else 0
+        return zygotes + sum(memory.get(device, 0) for memory in held)
 
 
 class FleetWorld:
@@ -164,7 +197,7 @@ class FleetWorld:
         self.numbers = 0
         self.world = Outside()
         self.down = False
-        self.budget = BUDGET
+        self.budgets = {"cpu": BUDGET} | dict.fromkeys(GPUS, GPU_BUDGET)
         self.core = self.make_core()
         self.actions: dict[str, Callable[[Choose], None]] = {
             "arrive": self.arrive,
@@ -189,7 +222,7 @@ class FleetWorld:
     def make_core(self) -> FleetCore:
         self.starts += 1
         core = FleetCore(RULES, PlainPolicy(), prefix=f"{self.starts}-")
-        core.handle(Budgets({"cpu": self.budget}), self.now)
+        core.handle(Budgets(self.budgets), self.now)
         return core
 
     def act(self, choose: Choose) -> None:
@@ -233,8 +266,7 @@ class FleetWorld:
 
     def prepared(self, model: str, error: EngineError | None = None) -> None:
         self.world.preparing.discard(model)
-        need = {"cpu": NEEDS[model]} if model in KNOWN else None
-        self.send(Prepared(model, error, (Place("cpu", need),), engine="e"))
+        self.send(Prepared(model, error, places_of(model), engine="e"))
 
     def go_on(self, choose: Choose) -> None:
         """A process comes one step further."""
@@ -279,7 +311,8 @@ class FleetWorld:
     def measure(self, choose: Choose) -> None:
         if self.world.processes:
             replica = choose(sorted(self.world.processes))
-            self.send(Measured(replica, {"cpu": NEEDS[self.world.processes[replica].model]}))
+            process = self.world.processes[replica]
+            self.send(Measured(replica, memory_of(process.model, process.device)))
 
     def stop(self, choose: Choose) -> None:
         model = choose(MODELS)
@@ -311,8 +344,10 @@ class FleetWorld:
         self.send(Spare(dict.fromkeys(sorted(self.world.zygotes), spare)))
 
     def change_budget(self, choose: Choose) -> None:
-        self.budget = choose([BUDGET, BUDGET, 60, 200])
-        self.send(Budgets({"cpu": self.budget}))
+        device = choose(["cpu", *GPUS])
+        usual = BUDGET if device == "cpu" else GPU_BUDGET
+        self.budgets = self.budgets | {device: choose([usual, usual, usual * 6 // 10, usual * 2])}
+        self.send(Budgets(self.budgets))
 
     def wait(self, choose: Choose) -> None:
         self.pass_time(choose([0.0, 0.5, 1.0, 5.0, 31.0, 200.0]))
@@ -340,14 +375,14 @@ class FleetWorld:
         if self.down or not choose(RARELY):
             return
         survivors = {
-            replica: Process(process.model, 0, self.now, go=True, reported=True, ready=True)
+            replica: Process(process.model, process.device, 0, self.now, go=True, reported=True, ready=True)
             for replica, process in self.world.processes.items()
             if process.ready and not process.silent and not process.terminated
         }  # of one that slept nobody knows what it would take
         self.world = Outside(processes=survivors)
         self.core = self.make_core()
         for replica, process in survivors.items():
-            place = Place("cpu", {"cpu": NEEDS[process.model]})
+            place = Place(process.device, memory_of(process.model, process.device))
             self.send(Adopted(process.model, TERMS[process.model], replica, place, "e"))
 
     # What the core may ask for
@@ -393,7 +428,8 @@ class FleetWorld:
         ]
         assert len(alike) < TERMS[model].max_replicas, "more processes of a model than it may have"
         assert effect.replica_id not in self.world.processes
-        process = Process(model, generation, self.now)
+        assert effect.device in SPREADS.get(model, ("cpu",)), "devices that it was not to run on"
+        process = Process(model, effect.device, generation, self.now)
         self.world.processes[effect.replica_id] = process
         if effect.go:
             assert model in KNOWN, "it loads, and nobody knows what it will hold"
@@ -402,8 +438,7 @@ class FleetWorld:
     def told_to_go(self, process: Process) -> None:
         assert not process.go and not process.terminated
         process.go = True
-        zygotes = 15 * len(self.world.zygotes)
-        assert self.world.held() + zygotes <= self.budget, "memory above the budget"
+        self.fits(process)
 
     def told_to_sleep(self, replica: str) -> None:
         process = self.world.processes[replica]
@@ -415,8 +450,12 @@ class FleetWorld:
     def told_to_wake(self, process: Process) -> None:
         assert process.slept and not process.terminated
         process.slept = process.told_to_sleep = False
-        zygotes = 15 * len(self.world.zygotes)
-        assert self.world.held() + zygotes <= self.budget, "memory above the budget"
+        self.fits(process)
+
+    def fits(self, process: Process) -> None:
+        """On each of its devices."""
+        for device in memory_of(process.model, process.device):
+            assert self.world.held(device) <= self.budgets[device], f"memory above the budget of {device}"
 
     def granted(self, ticket: int, replica_id: str | None) -> None:
         assert ticket in self.world.open, "an answer to nobody, or a second one"
@@ -477,10 +516,17 @@ class FleetWorld:
 
     def accounts_are_of_those_who_are_there(self) -> None:
         admitted = {r.id: r for r in self.core.replicas.values() if r.admitted}
-        held = sum(self.core.ledger.holding(r)["cpu"] for r in self.core.replicas if r in self.core.ledger)
         assert all(r in self.core.ledger for r in admitted)
-        zygotes = 15 * len(self.world.zygotes)
-        assert self.core.ledger.held.get("cpu", 0) == held + zygotes
+        for device in self.budgets:
+            held = sum(self.core.ledger.holding(r).get(device, 0) for r in self.core.replicas)
+            zygotes = 15 * len(self.world.zygotes) if device == "cpu" else 0
+            assert self.core.ledger.held.get(device, 0) == held + zygotes
+        for replica in admitted.values():
+            if not replica.naps and not self.world.processes[replica.id].slept:
+                holding = self.core.ledger.holding(replica.id)
+                assert holding == memory_of(replica.model.name, replica.device), (
+                    "not its share of each device"
+                )
 
     def nobody_waits_longer_than_is_fair(self) -> None:
         """Past the longest fair wait, whoever could make room has been asked to go."""
@@ -490,16 +536,20 @@ class FleetWorld:
         (claim,) = claims
         if claim.awaits or self.now < claim.claims_since + RULES.w_max_s or claim.need is None:
             return
-        free = self.core.ledger.free("cpu")
-        movable = sum(
-            self.core.ledger.holding(r.id)["cpu"]
+        movable = [
+            self.core.ledger.holding(r.id)
             for r in self.core.replicas.values()
             if r.state is State.READY
             and r.model is not claim.model
             and not r.model.terms.pinned
             and self.now >= r.ready_at + RULES.w_max_s
-        )
-        assert claim.need["cpu"] > free + movable, "it waits although others could go"
+        ]
+        room = {
+            device: self.core.ledger.free(device) + sum(memory.get(device, 0) for memory in movable)
+            for device in claim.need
+        }
+        lacking = [device for device, size in claim.need.items() if size > room[device]]
+        assert lacking, "it waits although others could go"
 
     def finish(self) -> None:
         """From wherever it is, a world that does its part answers everybody."""

@@ -16,6 +16,7 @@ from ekiben.contract.model import ModelSpec, SourceSpec, Variant
 from ekiben.errors import EngineNotInstalled
 from ekiben.plugins.devices import usable_kinds
 from ekiben.plugins.discovery import Plugin, Plugins
+from ekiben.runtime.devices import parts
 
 WORKING_SHARE: Final = 1.15
 """Beside its weights a model holds caches and activations; what was measured counts instead, once it is."""
@@ -63,12 +64,11 @@ class Selection:
         budgets = self._budgets()
         if self._device == "auto":
             return budgets
-        return {device: size for device, size in budgets.items() if device == self._device}
+        return {device: size for device, size in budgets.items() if device in parts(self._device)}
 
     def _candidate(self, spec: ModelSpec, index: int) -> Candidate:
         variant = spec.variants[index]
         plugin = self._plugins.engines().get(variant.engine)
-        section = None if plugin is None else plugin.manifest.engine
         sizes = [self._sizes.size_bytes(source) for source in sources_of(variant)]
         here = [size for size in sizes if size is not None]
         whole = len(here) == len(sizes)
@@ -76,11 +76,18 @@ class Selection:
             variant=variant,
             obstacle=_obstacle(variant.engine, plugin, self._plugins),
             kinds=usable_kinds(self._plugins, variant.engine),
-            spread=1 if section is None else max(1, section.devices_for(variant.options)),
+            spread=spread_of(variant, self._plugins),
             need_bytes=self._learned(spec, index)
             or _expected_bytes(spec, variant, sum(here) if whole else None),
             here=whole,
         )
+
+
+def spread_of(variant: Variant, plugins: Plugins) -> int:
+    """Over how many GPUs a variant goes, as its engine's manifest reads its options."""
+    plugin = plugins.engines().get(variant.engine)
+    section = None if plugin is None else plugin.manifest.engine
+    return 1 if section is None else max(1, section.devices_for(variant.options))
 
 
 def _expected_bytes(spec: ModelSpec, variant: Variant, weights_bytes: int | None) -> int | None:

@@ -36,7 +36,7 @@ class MemoryEstimate:
     """
 
     weights_bytes: int
-    """On the device of the request."""
+    """On the device of the request; of a model that is spread over several, on each of them."""
     working_bytes: int
     """There too: KV cache, activations, libraries and whatever else comes on top of the weights."""
     host_bytes: int = 0
@@ -44,7 +44,7 @@ class MemoryEstimate:
 
     @property
     def total_bytes(self) -> int:
-        """On the device of the request."""
+        """On the device of the request, or on each of them."""
         return self.weights_bytes + self.working_bytes
 
 

@@ -19,9 +19,10 @@ Memory: TypeAlias = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A device on which a model could run, and what it would hold there."""
+    """Where a model could run, and what it would hold there."""
 
     device: str
+    """One, or several over which it is spread: `cuda:0+cuda:1`."""
     need: Memory | None = None
     """None: not known before its process has looked at the weights."""
 

@@ -28,6 +28,7 @@ from ekiben.fleet.ledger import HOST, Memory, Place, largest
 from ekiben.fleet.state import Failure, FleetState, ModelState, Purpose, Replica
 from ekiben.fleet.timeline import Step, Timeline
 from ekiben.fleet.types import State
+from ekiben.runtime.devices import parts
 from ekiben.runtime.protocol import Report, Stage
 
 BACKOFF_FIRST_S = 1.0
@@ -119,7 +120,8 @@ class Life:
     def _look(self, replica: Replica, now: float) -> None:
         """Start its process where most is free; it says what it needs, and waits."""
         ledger = self._state.ledger
-        replica.device = max(replica.places, key=lambda place: ledger.free(place.device)).device
+        free = {place.device: min(map(ledger.free, parts(place.device))) for place in replica.places}
+        replica.device = max(free, key=free.__getitem__)
         replica.launched = True
         replica.state = State.STARTING
         replica.start_by = now + self._state.rules.start_timeout_s
@@ -343,4 +345,4 @@ class Life:
 
 def _memory(report: Report, device: str) -> dict[str, int]:
     host = {HOST: report.host_bytes or 0}
-    return host if device == HOST else {**host, device: report.device_bytes or 0}
+    return host if device == HOST else host | dict.fromkeys(parts(device), report.device_bytes or 0)

@@ -37,7 +37,9 @@ class MemoryBook(Protocol):
         """What the platform may hold on each device, now."""
 
     def places(self, plan: Plan) -> tuple[Place, ...]:
-        """The devices that the plan may run on, with what was needed there before."""
+        """The devices that the plan may run on, with what was needed there before.
+
+        Raises InsufficientMemory when there are too few."""
 
     async def foreseen(self, plan: Plan) -> tuple[Place, ...]:
         """The same, with what the engine estimates where nothing was needed before. Raises LoadFailed."""
@@ -102,6 +104,7 @@ class Preparations:
 
         try:
             plan = await self._preparer.prepare(spec, report)
+            places = self._memory.places(plan)
         except EkibenError as error:
             logger.warning("model %s: %s", name, error.message)
             self._post(Prepared(name, error))
@@ -110,7 +113,6 @@ class Preparations:
             self._post(Prepared(name, LoadFailed(f"{name!r} could not be prepared: {error}")))
         else:
             self.plans[name] = plan
-            places = self._memory.places(plan)
             cold_cost_s = self._starts.cold_cost_s(plan)
             self._post(Prepared(name, None, places, plan.engine, cold_cost_s))
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from ekiben.clock import SYSTEM_CLOCK, Clock
 from ekiben.contract.model import ModelSpec
-from ekiben.errors import EkibenError, ModelNotFound, ModelNotReady
+from ekiben.errors import EkibenError, InsufficientMemory, ModelNotFound, ModelNotReady
 from ekiben.fleet.core import FleetCore
 from ekiben.fleet.events import (
     Adopted,
@@ -200,6 +200,9 @@ class Supervisor:
             else:
                 engine, places = plan.engine, self._memory.places(plan)
                 places = await self._memory.foreseen(plan)
+        except InsufficientMemory as error:
+            never = self._core.fit(spec.name, (), engine, self._clock.monotonic())
+            return replace(never, fits="never", reason=error.message)
         except EkibenError as error:
             reason = error.message
         fit = self._core.fit(spec.name, places, engine, self._clock.monotonic())

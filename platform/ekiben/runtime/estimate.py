@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ekiben.contract.model import ModelSpec
 from ekiben.contract.parent import die_with_parent
 from ekiben.errors import EkibenError
-from ekiben.runtime.devices import as_seen
+from ekiben.runtime.devices import as_seen, parts
 from ekiben.runtime.host import Assignment, prepare_load
 
 REPLICA_BYTES: Final = 96 * 2**20
@@ -86,7 +86,8 @@ def _memory(request: EstimateRequest, scratch: Path) -> dict[str, int]:
     estimate = engine.estimate_memory(load)
     if load.device.kind == "cpu":
         return {"cpu": REPLICA_BYTES + estimate.total_bytes}
-    return {"cpu": REPLICA_BYTES + estimate.host_bytes, request.device: estimate.total_bytes}
+    on_devices = dict.fromkeys(parts(request.device), estimate.total_bytes)
+    return {"cpu": REPLICA_BYTES + estimate.host_bytes} | on_devices
 
 
 if __name__ == "__main__":

@@ -5,11 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
+from ekiben.runtime.devices import parts
+
 logger = logging.getLogger(__name__)
 
 
 def held_on(device: str, pids: Collection[int]) -> dict[str, int]:
-    """`{device: bytes}`; empty for the CPU, and where the driver does not say."""
+    """Bytes by device, of all that `device` names; empty for the CPU, and where the driver does not say."""
+    held: dict[str, int] = {}
+    for part in parts(device):
+        held |= _held_on_one(part, pids)
+    return held
+
+
+def _held_on_one(device: str, pids: Collection[int]) -> dict[str, int]:
     kind, _, index = device.partition(":")
     if kind != "cuda":
         return {}

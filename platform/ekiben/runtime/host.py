@@ -23,7 +23,7 @@ from ekiben.contract.manifest import Manifest, problems
 from ekiben.contract.model import ModelSpec, Variant
 from ekiben.errors import EkibenError, EngineNotInstalled, LoadFailed
 from ekiben.plugins.discovery import Plugin, Plugins, discover, load_object
-from ekiben.runtime.devices import as_seen
+from ekiben.runtime.devices import as_seen, parts
 from ekiben.runtime.footprint import host_bytes
 from ekiben.runtime.protocol import Order, Report, Stage
 from ekiben.runtime.shortage import is_shortage
@@ -166,7 +166,7 @@ class ModelHost:
         with self._as_load_failure("load"):
             engine, request = prepare_load(assignment, report=self._progress())
             estimate = await asyncio.to_thread(engine.estimate_memory, request)
-            need = _need_report(estimate, request.device)
+            need = _need_report(estimate, request.devices)
             with stopping_at_once():
                 if self._told_to_go is not None:
                     self._report(need)
@@ -219,6 +219,7 @@ def prepare_load(assignment: Assignment, *, report: Callable[[float], None]) -> 
     """The engine and what it is to load. Raises EngineNotInstalled, LoadFailed and what the plugin raises."""
     variant = assignment.chosen
     plugin = _plugin(variant.engine)
+    devices = _devices(plugin.manifest, assignment)
     request = LoadRequest(
         model=assignment.model,
         variant=variant,
@@ -226,13 +227,26 @@ def prepare_load(assignment: Assignment, *, report: Callable[[float], None]) -> 
         companions=assignment.companions,
         adapters=assignment.adapters,
         options=_options(plugin.manifest, assignment),
-        device=_device(plugin.manifest, assignment.device),
+        device=devices[0],
+        more_devices=devices[1:],
         threads=assignment.threads,
         scratch=assignment.scratch,
         report=report,
     )
     engine: Engine = load_object(plugin)  # type: ignore[assignment]
     return engine, request
+
+
+def _devices(manifest: Manifest, assignment: Assignment) -> tuple[Device, ...]:
+    assert manifest.engine is not None, "discovery lets no engine pass without its section"
+    devices = tuple(_device(manifest, part) for part in parts(assignment.device))
+    wanted = manifest.engine.devices_for(assignment.chosen.options)
+    if devices[0].kind != "cpu" and len(devices) != wanted:
+        raise LoadFailed(
+            f"{assignment.model.name!r} goes over {wanted} devices and is given {len(devices)}: "
+            f"name as many, as in cuda:0+cuda:1, or change its options"
+        )
+    return devices
 
 
 def _device(manifest: Manifest, text: str) -> Device:
@@ -285,13 +299,13 @@ def _options(manifest: Manifest, assignment: Assignment) -> dict[str, object]:
     return manifest.engine.defaults() | variant.options
 
 
-def _need_report(estimate: MemoryEstimate, device: Device) -> Report:
+def _need_report(estimate: MemoryEstimate, devices: tuple[Device, ...]) -> Report:
     """Of the whole process: what it holds already, and what the engine adds."""
     held = host_bytes(os.getpid()) or 0
-    on_host = device.kind == "cpu"
+    on_host = devices[0].kind == "cpu"
     return Report(
         stage=Stage.STARTING,
-        memory_bytes=held + estimate.total_bytes + (0 if on_host else estimate.host_bytes),
+        memory_bytes=held + estimate.total_bytes * len(devices) + (0 if on_host else estimate.host_bytes),
         host_bytes=held + (estimate.total_bytes if on_host else estimate.host_bytes),
         device_bytes=None if on_host else estimate.total_bytes,
     )

@@ -76,14 +76,14 @@ class Naps:
     def _tell(self, stage: Stage, stages_s: Mapping[str, float]) -> None:
         pid = os.getpid()
         host = host_bytes(pid)
-        device = held_on(self._device, {pid, *descendants(pid)}).get(self._device)
+        held = held_on(self._device, {pid, *descendants(pid)})
         logger.info("%s: %d MB of the host's memory", stage, (host or 0) // 10**6)
         self._channel.report(
             Report(
                 stage=stage,
-                memory_bytes=None if host is None else host + (device or 0),
+                memory_bytes=None if host is None else host + sum(held.values()),
                 host_bytes=host,
-                device_bytes=device,
+                device_bytes=max(held.values(), default=None),
                 sleeps=self._host.sleeps,
                 detail={"stages_s": dict(stages_s)},
             )

@@ -56,7 +56,8 @@ class Order(_Message):
     companions: dict[str, Path] = Field(default_factory=dict)
     adapters: dict[str, Path] = Field(default_factory=dict)
     device: str = "cpu"
-    """`cpu`, or `cuda:1` and the like, as the platform counts them; the replica sees no other."""
+    """`cpu`, `cuda:1` and the like, or several as in `cuda:0+cuda:1`, as the platform counts them; the
+    replica sees no other."""
     threads: int
     folder: Path
     """The replica's own folder, mode 0700: socket, scratch, metrics; removed by the fleet afterwards."""
@@ -89,7 +90,7 @@ class Report(_Message):
     """With `starting` or `loading`: what the process will hold once it is loaded, as its engine estimates.
     With `ready`: what it holds, and all that it started."""
     device_bytes: int | None = None
-    """The same of its GPU; None on the CPU, and where it cannot be told."""
+    """The same of its GPU, or of each of its GPUs; None on the CPU, and where it cannot be told."""
     sleeps: bool = False
     """With `ready` and `slept`: it can be put to sleep."""
     error: str | None = None

@@ -6,14 +6,17 @@ They outlive the platform. A need that was never measured is not guessed here; e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final, Protocol
 
-from ekiben.contract.model import ModelSpec
+from ekiben.contract.model import ModelSpec, Variant
+from ekiben.errors import InsufficientMemory
 from ekiben.fleet.berths import Plan
 from ekiben.fleet.ledger import HOST, Memory, Place, largest
+from ekiben.fleet.memory.spreads import spreads
 from ekiben.fleet.run_key import RunKey
+from ekiben.runtime.devices import parts
 from ekiben.store.records import Need
 
 GROWTH: Final = 1.25
@@ -49,8 +52,11 @@ class Book:
         device: str,
         engine_devices: Callable[[str], Iterable[str]],
         estimates: Estimator,
+        spread: Callable[[Variant], int] = lambda variant: 1,
     ) -> None:
-        """`device` is the setting. `engine_devices`: the kinds of device that an engine can use here."""
+        """`device` is the setting. `engine_devices`: the kinds of device that an engine can use here.
+        `spread`: over how many GPUs a variant goes."""
+        self._spread = spread
         self._needs = needs
         self._budgets = budgets
         self._device = device
@@ -62,29 +68,33 @@ class Book:
         return self._budgets()
 
     def places(self, plan: Plan) -> tuple[Place, ...]:
-        """The devices that the plan may run on, with what was needed there before."""
-        return tuple(
-            Place(device, self._need(replace(plan, device=device)))
-            for device in self._devices_of(plan.engine)
-        )
+        """The devices that the plan may run on, with what was needed there before.
+
+        Raises InsufficientMemory when there are fewer than it goes over.
+        """
+        devices = self._devices_of(plan.model.variants[plan.variant])
+        if not devices:
+            raise InsufficientMemory(self._too_few(plan))
+        needs = {device: self._need(replace(plan, device=device)) for device in devices}
+        return tuple(Place(device, need or _like(device, needs)) for device, need in needs.items())
 
     def learned(self, model: ModelSpec, index: int) -> int | None:
-        """What a model's variant needed on its devices, as far as that is known."""
-        for device in self._devices_of(model.variants[index].engine):
+        """What a model's variant needed on its devices together, as far as that is known."""
+        for device in self._devices_of(model.variants[index]):
             known = self._needs.need(RunKey.on(device, model, index))
             need = {} if known is None else largest(known.peak, known.floor)
-            if device in need:
-                return need[device]
+            if need.keys() >= set(parts(device)):
+                return sum(need[part] for part in parts(device))
         return None
 
     async def foreseen(self, plan: Plan) -> tuple[Place, ...]:
         """As `places`, with what the engine estimates where nothing was measured. Raises LoadFailed."""
-        return tuple([await self._foreseen(place, plan) for place in self.places(plan)])
-
-    async def _foreseen(self, place: Place, plan: Plan) -> Place:
-        if place.need is not None:
-            return place
-        return Place(place.device, await self._estimates.need(replace(plan, device=place.device)))
+        needs = {place.device: place.need for place in self.places(plan)}
+        for device, need in needs.items():
+            if need is None:
+                asked = replace(plan, device=device)
+                needs[device] = _like(device, needs) or await self._estimates.need(asked)
+        return tuple(Place(device, need) for device, need in needs.items())
 
     def measured(self, plan: Plan, memory: Memory) -> None:
         """A ready replica of the plan holds so much; the most is remembered."""
@@ -100,13 +110,25 @@ class Book:
         grown = {device: int(size * GROWTH) for device, size in memory.items()}
         self._needs.keep_need(run, replace(known, floor=largest(known.floor, grown)))
 
-    def _devices_of(self, engine: str) -> list[str]:
-        """GPUs, where there are any and the engine can use them; otherwise the host."""
+    def _devices_of(self, variant: Variant) -> list[str]:
+        """GPUs, where there are any and the engine can use them; otherwise the host. Empty: too few GPUs."""
+        if self._device == HOST:
+            return [HOST]
         if self._device != "auto":
-            return [self._device]
+            return spreads(parts(self._device), self._spread(variant))
         gpus = [device for device in self._budgets() if device != HOST]
-        kinds = set(self._engine_devices(engine)) if gpus else set()
-        return [gpu for gpu in gpus if gpu.partition(":")[0] in kinds] or [HOST]
+        kinds = set(self._engine_devices(variant.engine)) if gpus else set()
+        usable = [gpu for gpu in gpus if gpu.partition(":")[0] in kinds]
+        return spreads(usable, self._spread(variant)) if usable else [HOST]
+
+    def _too_few(self, plan: Plan) -> str:
+        there = [device for device in self._budgets() if device != HOST]
+        given = there if self._device == "auto" else list(parts(self._device))
+        count = self._spread(plan.model.variants[plan.variant])
+        return (
+            f"{plan.model.name!r} goes over {count} devices of one kind, and there are {len(given)} "
+            f"({', '.join(given)}): spread it over fewer in its options"
+        )
 
     def _need(self, plan: Plan) -> dict[str, int] | None:
         """Learned, unless something is not known of it. A load that ran out gets all there is at most."""
@@ -116,7 +138,18 @@ class Book:
         budgets = self._budgets()
         floor = {device: min(size, budgets.get(device, size)) for device, size in known.floor.items()}
         need = largest(known.peak, floor)
-        return need if {HOST, plan.device} <= need.keys() else None
+        return need if {HOST, *parts(plan.device)} <= need.keys() else None
+
+
+def _like(device: str, needs: Mapping[str, Memory | None]) -> Memory | None:
+    """Of a spread model: what it needed on other devices of the kind, since it is the same on each."""
+    here = parts(device)
+    for other, need in needs.items():
+        there = parts(other)
+        if need is not None and len(there) > 1 and there[0].partition(":")[0] == here[0].partition(":")[0]:
+            share = max(need[part] for part in there)
+            return {HOST: need[HOST]} | dict.fromkeys(here, share)
+    return None
 
 
 def _is_notable(size_bytes: int, known_bytes: int) -> bool:
