@@ -56,7 +56,7 @@ class Settings(BaseModel):
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda:\d+(\+cuda:\d+)*|rocm:\d+(\+rocm:\d+)*)$",
-        description="where replicas run: cpu, cuda:0, rocm:0+rocm:1; auto: on GPUs, if there are and engines can",
+        description="where replicas run: cpu, cuda:0, cuda:0+cuda:1; auto: on GPUs, if engines can",
     )
     memory: str = Field(
         "auto",
