@@ -120,6 +120,13 @@ def test_best_of_beyond_n_is_refused() -> None:
     assert completion(best_of=2, n=2)["n"] == 2
 
 
+def test_several_answers_without_chance_are_drawn_from_one_token() -> None:
+    fields = chat(n=2, temperature=0)
+    assert (fields["n"], fields["temperature"], fields["top_k"]) == (2, 1.0, 1)
+    assert chat(n=1, temperature=0)["temperature"] == 0
+    assert "top_k" not in completion(n=2, temperature=0.1)
+
+
 def test_an_effort_is_for_models_that_know_it() -> None:
     with pytest.raises(UnsupportedParameter, match="reasoning_effort"):
         chat(reasoning_effort="low")

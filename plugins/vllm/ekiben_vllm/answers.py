@@ -74,9 +74,15 @@ class ChatChoice(Struct):
 
     def __post_init__(self) -> None:
         message = self.message
-        if message.tool_calls and not message.content:
-            message.content = None
+        if message.tool_calls:
+            message.content = message.content or None
+            self.finish_reason = _of_calls(self.finish_reason)
         message.refusal = None
+
+
+def _of_calls(reason: str) -> str:
+    """vLLM says `stop` after a call of a function that was named."""
+    return "tool_calls" if reason == "stop" else reason
 
 
 class ChatAnswer(Struct, omit_defaults=True):
@@ -169,6 +175,8 @@ class Stream:
         self._decoder = PART_DECODER[kind]
         self._model = model
         self._with_usage = with_usage
+        self._calling: set[int] = set()
+        """The answers, by index, that have begun to call."""
         self.ended = False
         """Whether the usage has come, which is last."""
 
@@ -179,5 +187,14 @@ class Stream:
         if not part.choices:
             self.ended = True
             return _ENCODER.encode(part) if self._with_usage else None
+        if isinstance(part, ChatChunk):
+            self._note_calls(part.choices)
         part.usage = None if self._with_usage else UNSET
         return _ENCODER.encode(part)
+
+    def _note_calls(self, choices: list[ChunkChoice]) -> None:
+        for choice in choices:
+            if choice.delta.tool_calls:
+                self._calling.add(choice.index)
+            if choice.finish_reason is not None and choice.index in self._calling:
+                choice.finish_reason = _of_calls(choice.finish_reason)

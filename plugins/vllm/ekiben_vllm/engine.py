@@ -33,6 +33,7 @@ class Vllm:
             service = await worker.run(_open, folder, request, arguments)
             await service.load_adapters()
         except Exception as error:
+            worker.close()
             raise failures.load_failure(error) from error
         request.report(1.0)
         return _model(folder, request, service, worker)

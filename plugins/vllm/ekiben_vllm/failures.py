@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from ekiben.contract import EngineError, InvalidRequest, LoadFailed
 
 _LONGEST: Final = 300
@@ -38,6 +40,8 @@ def refused(message: str, param: str | None, body: Mapping[str, Any]) -> Invalid
 
 def load_failure(error: BaseException) -> LoadFailed:
     """Why the engine did not come up. The log has the rest."""
+    if isinstance(error, ValidationError):  # which would list all that it was given
+        error = ValueError(error.errors()[0]["msg"].removeprefix("Value error, "))
     text = _sentence(str(error)) or type(error).__name__
     return LoadFailed(f"vLLM cannot load the model: {text}")
 

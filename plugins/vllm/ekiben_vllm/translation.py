@@ -79,7 +79,7 @@ def chat_fields(body: Mapping[str, Any], *, knows_effort: bool) -> dict[str, Any
         )
     for message, content in _contents(body["messages"]):
         _check_media(message, content)
-    return fields | _stream_fields(body) | _tool_fields(body) | _constraint_fields(body)
+    return fields | _sampled(fields) | _stream_fields(body) | _tool_fields(body) | _constraint_fields(body)
 
 
 def completion_fields(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +88,13 @@ def completion_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     n = fields.get("n", 1)
     if body.get("best_of") not in (None, n):
         raise UnsupportedParameter("'best_of' cannot be honoured by vLLM beyond 'n'", param="best_of")
-    return fields | _stream_fields(body) | _constraint_fields(body)
+    return fields | _sampled(fields) | _stream_fields(body) | _constraint_fields(body)
+
+
+def _sampled(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """vLLM gives no second answer at temperature 0: to draw from the likeliest token alone is the same."""
+    several = fields.get("n", 1) > 1 and fields.get("temperature") == 0
+    return {"temperature": 1.0, "top_k": 1} if several else {}
 
 
 def _stream_fields(body: Mapping[str, Any]) -> dict[str, Any]:
