@@ -6,9 +6,12 @@ BIN := $(VENV)/bin
 # The engines that `make serve` installs; `make serve ENGINES=cpu,sentence_transformers` adds one.
 ENGINES ?= cpu
 TEST_ENGINES := cpu,sentence_transformers,transformers,huggingface,modelscope
+# Where `make test-vllm` keeps vLLM's environment from one run to the next.
+VLLM_HOME ?= $(HOME)/.cache/ekiben-tests/vllm
+VLLM_PYTHON := $(VLLM_HOME)/engines/vllm/current/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-slow lint format bench bench-cold clean
+.PHONY: help serve install test test-slow test-vllm lint format bench bench-cold clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -23,6 +26,12 @@ test: $(VENV)/.installed-test ## install what the tests need, and run them all
 
 test-slow: $(VENV)/.installed-test ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+test-vllm: $(VENV)/.installed-test ## the tests with vLLM, in an environment of its own, which they build
+	$(BIN)/python -m tests.smollm2_folder
+	$(BIN)/ekiben engine install vllm --home $(VLLM_HOME)
+	$(BIN)/python -m pip --python $(VLLM_PYTHON) install -q hypothesis pytest pytest-asyncio pytest-timeout
+	$(VLLM_PYTHON) -m pytest -m vllm tests/integration/test_vllm.py $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
