@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from anthropic.types import Message
 from prometheus_client.parser import text_string_to_metric_families
 
 from ekiben.runtime.protocol import Stage
@@ -35,6 +36,9 @@ def test_refusals_are_openai_errors(replica: Replica) -> None:
         ("GET", "/v1", None, 404, "not_found", "'/v1'"),
         ("POST", "/v1/embeddings", {}, 400, None, "cannot embed, which /v1/embeddings needs: it can chat"),
         ("POST", "/v1/completions", {}, 400, None, "cannot complete"),
+        ("POST", "/v2/rerank", {}, 400, None, "cannot rerank, which /v2/rerank needs"),
+        ("POST", "/tokenize", {"model": "polly"}, 400, None, "does not show its tokenizer"),
+        ("GET", "/v1/detokenize", None, 405, "method_not_allowed", "takes POST, not GET"),
         ("POST", CHAT, {"messages": []}, 400, None, "you must provide a model parameter"),
         ("POST", CHAT, _body() | {"model": "other"}, 404, "model_not_found", "this is 'polly'"),
         ("POST", CHAT, [], 400, None, "must be a JSON object"),
@@ -52,6 +56,26 @@ def test_it_answers_to_its_alias_and_says_its_name(replica: Replica) -> None:
     response = replica.ask(CHAT, _body() | {"model": "pretty-polly"})
     assert response.json()["choices"][0]["message"]["content"] == "hello"
     assert replica.ask("/v1/models/pretty-polly", method="GET").json()["id"] == "polly"
+
+
+def test_dialects_are_spoken_too_and_so_are_their_errors(replica: Replica) -> None:
+    body = _body("one two", max_tokens=9)
+    message = Message.model_validate_json(replica.ask("/v1/messages", body).content, strict=True)
+    assert (message.model, message.role) == ("polly", "assistant")
+    assert message.content[0].to_dict() == {"type": "text", "text": "one two"}
+    streamed = replica.ask("/v1/messages", body | {"stream": True}).text
+    assert streamed.startswith("event: message_start\n")
+    assert streamed.endswith('event: message_stop\ndata: {"type": "message_stop"}\n\n')
+    broken = replica.ask("/v1/messages", _body("one choke", max_tokens=9, stream=True)).text
+    assert broken.rpartition("event: ")[2].startswith('error\ndata: {"type": "error"')
+    for method, path, status, kind in (
+        ("POST", "/v1/messages", 400, "invalid_request_error"),
+        ("GET", "/v1/messages", 405, "invalid_request_error"),
+        ("POST", "/v1/messages/count_tokens", 400, "invalid_request_error"),
+    ):
+        answer = replica.ask(path, {"model": "polly"} if method == "POST" else None, method=method)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (status, kind)
+        assert answer.json()["type"] == "error"
 
 
 def test_an_accident_is_told_without_its_insides(replica: Replica) -> None:

@@ -67,7 +67,8 @@ def _body_problems(exchange: Exchange) -> list[str]:
     if exchange.status >= 400:
         if content_type != "application/json":
             return [f"an error of type {content_type!r}"]
-        dialect = row.dialect if row else "openai"
+        spoken = row or row_of("POST", exchange.path)  # whatever the method, a path speaks one dialect
+        dialect = spoken.dialect if spoken else "openai"
         return envelope_problems(json.loads(exchange.body), dialect) if exchange.whole else []
     if exchange.status != 200:
         return [f"status {exchange.status}"]

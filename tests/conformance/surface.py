@@ -197,7 +197,7 @@ ROWS: Final = (
 )
 
 EXTRAS: Final[dict[str, frozenset[str]]] = {
-    "Model": frozenset({"state", "abilities"}),
+    "Model": frozenset({"state", "family", "abilities", "parent", "alias_of"}),
     "ChatCompletionMessage": frozenset({"reasoning_content"}),
     "ChoiceDelta": frozenset({"reasoning_content"}),
     "ResponseFunctionCallArgumentsDoneEvent": frozenset({"name"}),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import anthropic
 import pytest
-from anthropic.types import Message, TextBlock, ToolParam, ToolUseBlock
+from anthropic.types import Message, MessageParam, TextBlock, ToolParam, ToolUseBlock
 
-from tests.running import Platform
+from tests.running import Platform, wait_until
 
 MODEL = "smollm2-135m-instruct"
 KEY = "a-key-of-this-test"
@@ -111,6 +113,69 @@ def test_a_tool_that_must_be_used(
         ],
     )
     assert answered.stop_reason in ("max_tokens", "end_turn")
+
+
+def test_a_count_is_what_a_request_then_uses(client: anthropic.Anthropic) -> None:
+    messages: list[MessageParam] = [{"role": "user", "content": "How many tokens are in this?"}]
+    count = client.messages.count_tokens(model=MODEL, system="Be terse.", messages=messages)
+    message = client.messages.create(model=MODEL, max_tokens=1, system="Be terse.", messages=messages)
+    usage = message.usage
+    assert count.input_tokens == usage.input_tokens + (usage.cache_read_input_tokens or 0)
+    with_tools = client.messages.count_tokens(model=MODEL, messages=messages, tools=[TOOL])
+    assert with_tools.input_tokens > 20
+
+
+def test_a_stream_that_is_cancelled_by_its_id_ends_with_an_error(
+    guarded: Platform, client: anthropic.Anthropic
+) -> None:
+    kinds: list[str] = []
+    stream = client.messages.create(
+        model=MODEL,
+        max_tokens=4000,
+        messages=[{"role": "user", "content": "Tell me a very long story."}],
+        stream=True,
+        extra_headers={"x-request-id": "a-long-story"},
+    )
+    with pytest.raises(anthropic.APIStatusError) as cancelled:
+        for event in stream:
+            kinds.append(event.type)
+            if len(kinds) == 5:
+                assert post(guarded, "/api/requests/a-long-story/cancel") == {
+                    "id": "a-long-story",
+                    "cancelled": 1,
+                }
+    assert "cancelled by its id" in str(cancelled.value)
+    assert "message_stop" not in kinds
+    idle = wait_until(lambda: in_flight(guarded) == 0 or None, "the lease to come back", timeout_s=5)
+    assert idle
+
+
+def test_tokens_and_back(guarded: Platform) -> None:
+    text = "Grüße aus Köln"
+    answer = post(guarded, "/tokenize", {"model": MODEL, "prompt": text, "return_token_strs": True})
+    assert answer["count"] == len(answer["tokens"]) == len(answer["token_strs"])
+    assert answer["max_model_len"] >= 1024
+    back = post(guarded, "/v1/detokenize", {"model": MODEL, "tokens": answer["tokens"]})
+    assert back == {"prompt": text}
+
+
+def post(platform: Platform, path: str, body: object = None) -> Any:
+    request = urllib.request.Request(
+        platform.url + path,
+        data=json.dumps(body or {}).encode(),
+        headers={"content-type": "application/json", "authorization": f"Bearer {KEY}"},
+        method="POST",
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.load(response)
+
+
+def in_flight(platform: Platform) -> int:
+    request = urllib.request.Request(
+        f"{platform.url}/api/replicas", headers={"authorization": f"Bearer {KEY}"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return sum(replica["in_flight"] for replica in json.load(response)["replicas"])
 
 
 def test_errors_are_those_of_the_sdk(guarded: Platform, client: anthropic.Anthropic) -> None:
