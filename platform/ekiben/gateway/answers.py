@@ -48,6 +48,8 @@ class Manner:
     """Where they may send their key instead of `authorization`."""
     request_id_header: bytes | None = None
     """Where they look for the request's id, besides `x-request-id`."""
+    enveloped: bool = False
+    """Errors are told as OpenAI tells them."""
 
     def error_answer(self, error: EkibenError, *, request_id: str) -> Answer:
         body = self.errors.body(error, request_id=request_id)
@@ -58,10 +60,10 @@ class Manner:
 
     def is_error(self, body: bytes) -> bool:
         """Whether a replica's error body is already what clients expect."""
-        return is_envelope(body) if self is OPENAI else _object(body) is not None
+        return is_envelope(body) if self.enveloped else _object(body) is not None
 
 
-OPENAI: Final = Manner(OpenAIErrors())
+OPENAI: Final = Manner(OpenAIErrors(), enveloped=True)
 
 
 def manner_of(spoken: Spoken) -> Manner:

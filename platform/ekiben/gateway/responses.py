@@ -7,9 +7,8 @@ items. A request that wants nothing of this passes through as it came.
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ import msgspec
 
 from ekiben.clock import Clock
 from ekiben.contract.model import Ability
-from ekiben.errors import ConfigError, InvalidRequest, NotFound
+from ekiben.errors import InvalidRequest
 from ekiben.fleet.types import Prefix
 from ekiben.gateway.answers import Answer, Manner, json_answer
 from ekiben.gateway.body import Body
@@ -26,26 +25,20 @@ from ekiben.gateway.inference import check_ability
 from ekiben.gateway.ports import CatalogPort
 from ekiben.gateway.prefixes import item_prefixes, response_prefixes
 from ekiben.gateway.proxy import Job, Proxy
+from ekiben.gateway.responses_archive import Archive
 from ekiben.gateway.responses_background import STOPPED, Background, Run, Serve
 from ekiben.gateway.responses_input import as_items, is_reference, kept_items, page_of
-from ekiben.gateway.responses_recorder import Keep, Recorder
+from ekiben.gateway.responses_recorder import Recorder
 from ekiben.gateway.routes import Route
 from ekiben.gateway.target import JSON_TYPE, Target, read_target
 from ekiben.responses import (
     OPENING_EVENTS,
     blank_response,
-    failed,
     new_response_id,
-    response_of_item,
 )
 from ekiben.store.responses import ResponseStore, StoredResponse
 
-logger = logging.getLogger(__name__)
-
 PATH: Final = "/v1/responses"
-PRUNE_EVERY_S: Final = 3600.0
-_UNDER_WAY: Final = ("queued", "in_progress")
-_CONTINUED: Final = ("completed", "incomplete")
 
 
 class _Fields(msgspec.Struct):
@@ -65,6 +58,8 @@ class _Ask:
 
     id: str
     target: Target
+    model: str
+    """The name that the answer goes under."""
     body: Body
     store: bool
     background: bool
@@ -92,13 +87,12 @@ class Responses:
         beat_s: float,
         days: float,
     ) -> None:
-        self._store = store
+        self._archive = Archive(store, clock, days=days)
         self._catalog = catalog
         self._proxy = proxy
         self._clock = clock
         self._max_body_bytes = max_body_bytes
         self._beat_s = beat_s
-        self._days = days
         self._background = Background(serve=serve, clock=clock)
         self._pruning: asyncio.Task[None] | None = None
 
@@ -115,10 +109,8 @@ class Responses:
         """What an earlier platform left unfinished has failed."""
         if self._pruning is not None:
             return
-        for record in await asyncio.to_thread(self._store.with_status, _UNDER_WAY):
-            response = failed(msgspec.json.decode(record.response), STOPPED)
-            await self._settle(record.id, "failed", msgspec.json.encode(response))
-        self._pruning = asyncio.create_task(self._prune(), name="prune responses")
+        await self._archive.recover(STOPPED)
+        self._pruning = asyncio.create_task(self._archive.prune(), name="prune responses")
 
     async def shutdown(self) -> None:
         """Let nothing go on. Idempotent."""
@@ -127,15 +119,6 @@ class Responses:
             self._pruning.cancel()
             await asyncio.wait({self._pruning})
             self._pruning = None
-
-    async def _prune(self) -> None:
-        while self._days:
-            try:
-                before = self._clock.now() - timedelta(days=self._days)
-                await asyncio.to_thread(self._store.prune, before)
-            except ConfigError as error:
-                logger.warning("old responses cannot be forgotten for now: %s", error.message)
-            await asyncio.sleep(PRUNE_EVERY_S)
 
     # Make one
 
@@ -148,7 +131,8 @@ class Responses:
             spec = self._catalog.spec(target.model)
             exchange.model = spec.name
             check_ability(spec, Ability.CHAT)
-            ask = _read(target, body)
+            name = target.model if spec.adapter_of(target.model) else spec.name
+            ask = _read(target, name, body)
             if ask.plain:
                 blank = partial(_blank_of, ask, self._clock.now())
                 text = body.in_memory  # what is on disk is not read for this
@@ -163,8 +147,8 @@ class Responses:
     async def _create_kept(self, exchange: Exchange, ask: _Ask) -> None:
         """One that needs what is kept, or is kept itself."""
         value = _decoded(ask.body)
-        own = await self._own_items(value.get("input"))
-        context = [] if ask.previous_id is None else await self._context(ask.previous_id)
+        own = await self._archive.own_items(value.get("input"))
+        context = [] if ask.previous_id is None else await self._archive.context(ask.previous_id)
         kept = kept_items(own, ask.id)
         record = StoredResponse(
             id=ask.id,
@@ -182,7 +166,7 @@ class Responses:
             await self._create_in_background(exchange, ask, value, record, body, prefix)
             return
         blank = partial(_blank_of, ask, record.created_at)
-        recorder = Recorder(ask.id, blank=blank, keep=self._keeper(record) if ask.store else None)
+        recorder = Recorder(ask.id, blank=blank, keep=self._archive.keeper(record) if ask.store else None)
         await self._forward(exchange, ask, body, recorder, prefix=prefix)
 
     async def _create_in_background(
@@ -196,8 +180,8 @@ class Responses:
     ) -> None:
         self._background.check_room()
         response = _blank(ask, value, record.created_at, status="queued")
-        await asyncio.to_thread(self._store.put, replace(record, response=_text(response)))
-        keep = partial(self._settle, ask.id)
+        await self._archive.put(replace(record, response=_text(response)))
+        keep = partial(self._archive.settle, ask.id)
         run = Run(response, keep)
         recorder = Recorder(ask.id, blank=lambda: run.response, keep=keep, told=OPENING_EVENTS)
         model = exchange.model
@@ -222,7 +206,7 @@ class Responses:
         *,
         prefix: Prefix | None = None,
     ) -> None:
-        exchange.manner = Manner(recorder)
+        exchange.manner = Manner(recorder, enveloped=True)
         job = Job(
             path=PATH,
             target=ask.target,
@@ -234,59 +218,12 @@ class Responses:
         )
         await self._proxy.forward(exchange, job)
 
-    def _keeper(self, record: StoredResponse) -> Keep:
-        async def keep(status: str, response: bytes) -> None:
-            done = replace(record, status=status, response=response.decode())
-            await asyncio.to_thread(self._store.put, done)
-
-        return keep
-
-    async def _settle(self, response_id: str, status: str, response: bytes) -> None:
-        await asyncio.to_thread(self._store.settle, response_id, status=status, response=response.decode())
-
-    async def _own_items(self, given: Any) -> list[Any]:
-        """What came with the request, with the items that it only names."""
-        own = []
-        for index, item in enumerate(as_items(given)):
-            own.append(await self._found(item["id"], index) if is_reference(item) else item)
-        return own
-
-    async def _context(self, previous_id: str) -> list[dict[str, Any]]:
-        """What the model has seen and said up to a response, that included."""
-        chain = await self._chain(previous_id)
-        if chain[-1].status not in _CONTINUED:
-            raise InvalidRequest(
-                f"the response {previous_id!r} is {chain[-1].status}: nothing can go on from it",
-                param="previous_response_id",
-            )
-        return _items_of(*chain)
-
-    async def _found(self, item_id: str, index: int) -> Any:
-        """The item that a reference means."""
-        response_id = response_of_item(item_id)
-        record = None if response_id is None else await asyncio.to_thread(self._store.get, response_id)
-        for item in [] if record is None else _items_of(record):
-            if item.get("id") == item_id:
-                return item
-        raise NotFound(f"there is no item {item_id[:100]!r}", param=f"input.{index}.id")
-
-    async def _chain(self, previous_id: str) -> list[StoredResponse]:
-        chain = await asyncio.to_thread(self._store.chain, previous_id)
-        if not chain or chain[0].previous_id is not None:
-            missing = chain[0].previous_id if chain else previous_id
-            raise InvalidRequest(
-                f"there is no response {str(missing)[:100]!r} to go on from: it was deleted, or never kept",
-                param="previous_response_id",
-                code="previous_response_not_found",
-            )
-        return chain
-
     # Come back to one
 
     async def _retrieve(self, exchange: Exchange, response_id: str) -> None:
         run = self._background.get(response_id)
         if exchange.query("stream") in ("true", "1"):
-            record = await self._record(response_id)
+            record = await self._archive.record(response_id)
             if run is None:
                 what = "are not kept any more" if record.background else "were not kept"
                 raise InvalidRequest(
@@ -296,16 +233,15 @@ class Responses:
         elif run is not None and not run.done:
             await exchange.answer(json_answer(run.response))
         else:
-            await exchange.answer(Answer((await self._record(response_id)).response.encode()))
+            await exchange.answer(Answer((await self._archive.record(response_id)).response.encode()))
 
     async def _delete(self, exchange: Exchange, response_id: str) -> None:
         await self._background.forget(response_id)
-        if not await asyncio.to_thread(self._store.delete, response_id):
-            raise _unknown(response_id)
+        await self._archive.delete(response_id)
         await exchange.answer(json_answer({"id": response_id, "object": "response", "deleted": True}))
 
     async def _cancel(self, exchange: Exchange, response_id: str) -> None:
-        record = await self._record(response_id)
+        record = await self._archive.record(response_id)
         if not record.background:
             raise InvalidRequest(
                 "only responses in the background can be cancelled: others end when their client leaves"
@@ -317,11 +253,7 @@ class Responses:
             await exchange.answer(Answer(record.response.encode()))
 
     async def _list_input(self, exchange: Exchange, response_id: str) -> None:
-        record = await self._record(response_id)
-        items = msgspec.json.decode(record.input)
-        if record.previous_id is not None:
-            items = [*_items_of(*await self._chain(record.previous_id)), *items]
-        items = [{"status": "completed", **item} for item in items]
+        items = await self._archive.input_items(response_id)
         order, limit, after = (exchange.query(name) for name in ("order", "limit", "after"))
         await exchange.answer(json_answer(page_of(items, order=order, limit=limit, after=after)))
 
@@ -332,18 +264,8 @@ class Responses:
             await exchange.write(data)
         await exchange.write(b"", more=False)
 
-    async def _record(self, response_id: str) -> StoredResponse:
-        record = await asyncio.to_thread(self._store.get, response_id)
-        if record is None:
-            raise _unknown(response_id)
-        return record
 
-
-def _unknown(response_id: str) -> NotFound:
-    return NotFound(f"there is no response {response_id[:100]!r}: it was deleted, or never kept")
-
-
-def _read(target: Target, body: Body) -> _Ask:
+def _read(target: Target, name: str, body: Body) -> _Ask:
     fields = _FIELDS.decode(body.view())
     for name in ("store", "background"):
         if not isinstance(getattr(fields, name), bool | None):
@@ -356,6 +278,7 @@ def _read(target: Target, body: Body) -> _Ask:
     return _Ask(
         id=new_response_id(),
         target=target,
+        model=name,
         body=body,
         store=fields.store is not False,
         background=fields.background is True,
@@ -375,7 +298,7 @@ def _blank(ask: _Ask, value: dict[str, Any], now: datetime, *, status: str) -> d
     return blank_response(
         value,
         response_id=ask.id,
-        model=ask.target.model,
+        model=ask.model,
         created_at=now.timestamp(),
         status=status,
     )
@@ -398,14 +321,6 @@ def _sent(ask: _Ask, value: dict[str, Any], items: list[Any]) -> Body:
     elif not ask.background:
         return ask.body
     return Body(msgspec.json.encode(value | ({"stream": True} if ask.background else {})))
-
-
-def _items_of(*chain: StoredResponse) -> list[dict[str, Any]]:
-    """Input and output of each."""
-    items: list[dict[str, Any]] = []
-    for record in chain:
-        items += [*msgspec.json.decode(record.input), *msgspec.json.decode(record.response)["output"]]
-    return items
 
 
 def _number(given: str | None) -> int:

@@ -159,7 +159,7 @@ class Background:
         }
         exchange = Exchange(scope, _nobody_leaves, run.hear, clock=self._clock)
         exchange.route = "/v1/responses"
-        exchange.manner = Manner(recorder)
+        exchange.manner = Manner(recorder, enveloped=True)
         await self._serve(exchange, work)
         if recorder.response is not None:
             self._end(run, msgspec.json.decode(recorder.response))
