@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,15 @@ MADE = {"transformers"}
 
 TESTED_ELSEWHERE = {"vllm"}
 """Engines with an environment of their own, under a marker of their own."""
+
+USER = {"role": "user", "content": "hi"}
+REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
+    "anthropic": {
+        "/v1/messages": {"model": "m", "max_tokens": 8, "messages": [USER]},
+        "/v1/messages/count_tokens": {"model": "m", "messages": [USER]},
+    },
+}
+"""What a client of each dialect may ask, by path."""
 
 
 @pytest.mark.parametrize("plugin", sorted(PLUGINS.usable))
@@ -70,3 +80,13 @@ def test_a_source_that_has_what_it_needs(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     testing.check_source(source, {"path": str(weights)}, folder=folder)  # type: ignore[arg-type]
+
+
+def test_every_dialect_is_checked_here() -> None:
+    assert set(PLUGINS.dialects()) == set(REQUESTS)
+
+
+@pytest.mark.parametrize("dialect", REQUESTS)
+def test_dialect(dialect: str) -> None:
+    made = load_object(PLUGINS.usable[dialect])
+    testing.check_dialect(made, REQUESTS[dialect])  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ekiben.contract.model import TEXT_ABILITIES, Ability
+from ekiben.gateway.inference import INFERENCE
 from ekiben.runtime.routing import ABILITIES_OF_MODULE, ABILITY_OF_PATH, TOKENIZER_PATHS, routes_of
 
 
@@ -16,3 +17,8 @@ def test_the_table_of_paths_agrees_with_the_routes() -> None:
 
 def test_every_ability_has_a_module() -> None:
     assert frozenset().union(*ABILITIES_OF_MODULE.values()) == frozenset(Ability)
+
+
+def test_the_gateway_sends_what_replicas_answer_and_nothing_else() -> None:
+    sent = {entry.path: entry.ability for entry in INFERENCE}
+    assert sent == ABILITY_OF_PATH | dict.fromkeys(TOKENIZER_PATHS)

@@ -15,6 +15,9 @@
     def test_policy():
         testing.check_policy(MyPolicy)
 
+    def test_dialect():
+        testing.check_dialect(MyDialect(), {"/its/path": {"model": "m", …}})
+
 Each check raises `NotConforming` with the rule that is broken. The checks are made of small inputs and
 take as long as the model needs for a few answers.
 """
@@ -46,18 +49,37 @@ from ekiben.contract.abilities import (
     EmbedRequest,
     OcrRequest,
     ReadText,
+    Rerank,
     Speak,
     SpeakRequest,
     TextRequest,
+    Tokenizer,
     Transcribe,
     TranscribeRequest,
 )
+from ekiben.contract.conforming import NotConforming, expect
 from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest, Sleeper
 from ekiben.contract.manifest import API_VERSION, METHODS_OF_KIND, Manifest, Option
 from ekiben.contract.model import Ability, ModelSpec
 from ekiben.contract.policy import NOTABLE_GAP_S, Idle, Policy, Resident
 from ekiben.contract.source import FetchProgress, FetchRequest, Source
+from ekiben.contract.testing_text import check_dialect, check_rerank, check_tokenizer
 from ekiben.errors import InvalidRequest
+
+__all__ = [
+    "NotConforming",
+    "check_abilities",
+    "check_dialect",
+    "check_engine",
+    "check_import",
+    "check_manifest",
+    "check_policy",
+    "check_rerank",
+    "check_source",
+    "check_tokenizer",
+    "expect",
+    "load_request",
+]
 
 CANCEL_S: Final = 5.0
 """How long a closed iterator may take; the contract says a second, a busy test machine more."""
@@ -70,16 +92,6 @@ print(json.dumps({"modules": sorted({name.partition(".")[0] for name in sys.modu
                   "methods": [name for name in dir(made) if not name.startswith("_")],
                   "provides": importlib.metadata.packages_distributions()}))
 """
-
-
-class NotConforming(AssertionError):
-    """A rule of the contract is broken; the message says which."""
-
-
-def expect(condition: object, rule: str) -> None:
-    """Raise NotConforming with the rule unless the condition holds."""
-    if not condition:
-        raise NotConforming(rule)
 
 
 # The plugin as such
@@ -216,6 +228,11 @@ async def check_abilities(model: LoadedModel, spec: ModelSpec, scratch: Path) ->
         await _check_text(model.complete, spec, body, "text_completion", "text_completion")
     if isinstance(model, Embed):
         await _check_embed(model)
+    if Ability.RERANK in spec.abilities and isinstance(model, Rerank):
+        await check_rerank(model)
+    shown: object = model
+    if isinstance(shown, Tokenizer):
+        await check_tokenizer(shown)
     if isinstance(model, Transcribe):
         await _check_transcribe(model, scratch)
     if isinstance(model, Speak):
