@@ -7,6 +7,7 @@ request chooses its own token, so the runner's last step is replaced, and nothin
 from __future__ import annotations
 
 import asyncio
+import mmap
 import queue
 import threading
 from collections import deque
@@ -15,6 +16,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
 from transformers.generation.continuous_batching.model_runner import ModelRunner
@@ -263,6 +265,22 @@ def _watched(chore: Iterator[None], done: asyncio.Future[None], gone: threading.
     loop.call_soon_threadsafe(settle, failure)
 
 
+class _UntouchedZeros(TorchFunctionMode):
+    """Zeros on the host that the kernel gives when they are first read.
+
+    The library writes a whole cache of zeros, which takes most of a second for a gigabyte, and the memory.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        options = kwargs or {}
+        device = torch.device(options.get("device") or "cpu")
+        if func is torch.zeros and device.type == "cpu" and options.get("dtype") is torch.uint8:
+            return torch.frombuffer(mmap.mmap(-1, int(args[0])), dtype=torch.uint8)
+        return func(*args, **options)
+
+
 def _processor(model: Any, context: int, parallel: int, step_tokens: int, shares: bool) -> Any:
     """The library's, with room for `parallel` requests of `context` tokens."""
     pages = parallel * -(-context // PAGE_TOKENS) + parallel
@@ -280,7 +298,8 @@ def _processor(model: Any, context: int, parallel: int, step_tokens: int, shares
             safety_margin=0.0,
         ),
     )
-    processor: Any = manager._create_batch_processor()
+    with _UntouchedZeros():
+        processor: Any = manager._create_batch_processor()
     processor.output_router = _Outlet()
     processor.model_runner = _Runner(
         logit_processor=processor.logit_processor,
