@@ -13,7 +13,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.bench import decisions, gateway_overhead, idle, installed_size, start_up, stopped, throughput
+from tests.bench import (
+    batching,
+    decisions,
+    gateway_overhead,
+    idle,
+    installed_size,
+    start_up,
+    stopped,
+    throughput,
+)
 from tests.bench.home import weights_home
 
 Benchmark = Callable[[Path, Path], Iterator[dict[str, Any]]]
@@ -24,6 +33,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "decisions": decisions.run,
     "gateway-overhead": gateway_overhead.run,
     "throughput": throughput.run,
+    "batching": batching.run,
     "installed-size": installed_size.run,
     "stopped": stopped.run,
 }

@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from tests.smollm2_folder import FOLDER, smollm2_folder
+
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
     [
+        (FOLDER, {"context": 1024, "parallel": 1}),
         ("smollm2-135m-instruct", {"context": 512, "parallel": 1}),
         ("smollm2-135m-instruct", {"context": 2048, "parallel": 8, "kv_cache": "q8_0"}),
         ("all-minilm-l6-v2", {}),
@@ -26,12 +29,13 @@ ROOT = Path(__file__).parents[2]
     ],
 )
 def test_estimates_are_near_the_growth_of_the_process(
-    name: str, options: dict[str, Any], weights: Callable[[str], Path], tmp_path: Path
+    name: str, options: dict[str, Any], weights: Callable[[str], Path], weights_home: Path, tmp_path: Path
 ) -> None:
+    path = smollm2_folder(weights_home) if name == FOLDER else weights(name)
     done = subprocess.run(
         [
             *(sys.executable, "-m", "tests.memory_growth"),
-            *(name, str(weights(name)), json.dumps(options), str(tmp_path)),
+            *(str(path) if name == FOLDER else name, str(path), json.dumps(options), str(tmp_path)),
         ],
         cwd=ROOT,
         capture_output=True,

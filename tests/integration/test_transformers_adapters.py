@@ -56,7 +56,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
         bos_token_id=1,
         eos_token_id=2,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    LlamaForCausalLM(config).save_pretrained(str(folder))
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -71,7 +71,7 @@ def make_adapter(base: Path, folder: Path, seed: int) -> Path:
     config = LoraConfig(
         r=4 + seed, lora_alpha=16, target_modules=["q_proj", "v_proj", "up_proj"], init_lora_weights=False
     )
-    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(folder)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(str(folder))
     return folder
 
 
@@ -176,7 +176,12 @@ async def test_characters_are_never_cut(model: TextModel, tokenizer: Any) -> Non
     half = tokenizer("\N{GRINNING FACE}")["input_ids"][:1]
     assert reader.add(half[0]) == "" and reader.finish() == "\N{REPLACEMENT CHARACTER}"
     # A model of random weights writes pieces of characters all the time.
-    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 40, "temperature": 1, "seed": 3}
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 40,
+        "temperature": 1,
+        "seed": 3,
+    }
     (whole,) = await chat(model, **body)
     chunks = await chat(model, **body, stream=True)
     text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
