@@ -55,6 +55,7 @@ PLUGINS = Plugins(
             options={
                 "context": {"type": "integer", "help": "tokens", "minimum": 128},
                 "mode": {"type": "string", "help": "how", "choices": ["fast", "slow"]},
+                "chat_template": {"type": "string", "help": "Jinja"},
             },
         ),
         "disk": plugin(
@@ -135,7 +136,7 @@ def test_a_file_may_hold_several_specs() -> None:
         ),
         (
             ("context: 2048", "contekst: 1"),
-            "models.yaml:12:7: variants.0.options.contekst is not known here (known: context, mode)",
+            "models.yaml:12:7: variants.0.options.contekst is not known here (known: chat_template, ",
         ),
         (
             ("context: 2048", "context: 1"),
@@ -161,7 +162,8 @@ def test_a_file_may_hold_several_specs() -> None:
         (
             ("family: llm", "famly: llm"),
             "models.yaml:2:1: famly is not known here (known: name, family, abilities, description, license, "
-            "aliases, variants, keep_alive, replicas, pinned, prewarm, prefer): did you mean 'family'?",
+            "aliases, variants, keep_alive, replicas, pinned, prewarm, prefer, "
+            "chat_template): did you mean 'family'?",
         ),
         (("    engine: writer\n", ""), "models.yaml:6:5: variants.0.engine is required"),
         (
@@ -197,6 +199,18 @@ def test_a_file_may_hold_several_specs() -> None:
             ("keep_alive: 90s", "prefer: {engine: writter}"),
             "models.yaml:4:18: prefer.engine 'writter' is that of no variant (there are: writer): "
             "did you mean 'writer'?",
+        ),
+        (
+            ("keep_alive: 90s", "chat_template: chat.jinja"),
+            "models.yaml:4:16: chat_template is no template: that has {{ }} or {% %} in it",
+        ),
+        (
+            ("keep_alive: 90s", "chat_template: '{% for x in %}'"),
+            "models.yaml:4:16: chat_template cannot be used: the template is wrong in line 1: Expected an",
+        ),
+        (
+            ("context: 2048", "chat_template: \"{{ 'a' * 999999999 }}\""),
+            "models.yaml:12:22: variants.0.options.chat_template cannot be used: the chat template was",
         ),
         (
             ("keep_alive: 90s", "prefer: {speed: fast}"),
@@ -376,6 +390,30 @@ def test_a_relative_path_of_local_weights_counts_from_the_file(tmp_path: Path) -
     path.write_text(local + "    companions:\n      mmproj: {kind: local, path: eyes.gguf}\n")
     (companion,) = load_spec_file(path, plugins=PLUGINS).variants[0].companions.values()
     assert companion.parameters == {"path": str(tmp_path / "eyes.gguf")}
+
+
+def test_a_chat_template_may_lie_beside_the_spec(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    (tmp_path / "chat.jinja").write_text("{{ messages[0]['content'] }}")
+    path.write_text(GOOD + "chat_template: chat.jinja\n")
+    assert load_spec_file(path, plugins=PLUGINS).chat_template == "{{ messages[0]['content'] }}"
+    path.write_text(GOOD.replace("context: 2048", "chat_template: chat.jinja"))
+    (variant,) = load_spec_file(path, plugins=PLUGINS).variants
+    assert variant.options["chat_template"] == "{{ messages[0]['content'] }}"
+    path.write_text(GOOD + "chat_template: none.jinja\n")
+    with pytest.raises(ConfigError, match=r"none.jinja cannot be read: No such file"):
+        load_spec_file(path, plugins=PLUGINS)
+    (tmp_path / "none.jinja").write_bytes(b"{{ x }}" + b" " * 2**18)
+    with pytest.raises(ConfigError, match="is larger than"):
+        load_spec_file(path, plugins=PLUGINS)
+    (tmp_path / "none.jinja").write_bytes(b"{{ \xff }}")
+    with pytest.raises(ConfigError, match="is not a text in UTF-8"):
+        load_spec_file(path, plugins=PLUGINS)
+
+
+def test_a_template_that_refuses_a_trial_is_the_users_affair() -> None:
+    spec = GOOD + "chat_template: \"{{ raise_exception('no system prompt') }}\"\n"
+    assert parse_spec(spec, filename="x", plugins=PLUGINS).chat_template is not None
 
 
 def test_the_built_in_specs_suit_the_plugins_that_come_along() -> None:

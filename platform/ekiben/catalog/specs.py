@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 from ekiben.catalog.choice import obeys
 from ekiben.catalog.document import MAX_CHARACTERS, MAX_PROBLEMS, Document, Problem, read_document
 from ekiben.catalog.inspect import spec_from_path
+from ekiben.catalog.templates import OPTION, template_problems, with_templates_read
 from ekiben.contract.manifest import EngineSection
 from ekiben.contract.manifest import problems as option_problems
 from ekiben.contract.model import ModelSpec, Preference, SourceSpec, Variant
@@ -43,16 +44,25 @@ _PLAIN: Final = {
 
 def parse_spec(text: str, *, filename: str, plugins: Plugins) -> ModelSpec:
     """The one spec that `text` holds. Raises ConfigError, one line for each problem."""
-    specs = parse_specs(text, filename=filename, plugins=plugins)
+    return _only(parse_specs(text, filename=filename, plugins=plugins), filename)
+
+
+def _only(specs: list[ModelSpec], filename: str) -> ModelSpec:
     if len(specs) != 1:
         raise ConfigError(f"{filename}:1:1: holds {len(specs)} specs where one is expected")
     return specs[0]
 
 
-def parse_specs(text: str, *, filename: str, plugins: Plugins) -> list[ModelSpec]:
-    """The specs that `text` holds: one mapping, or a list of them. Raises ConfigError as `parse_spec`."""
+def parse_specs(text: str, *, filename: str, plugins: Plugins, folder: Path | None = None) -> list[ModelSpec]:
+    """The specs that `text` holds: one mapping, or a list of them. Raises ConfigError as `parse_spec`.
+
+    Relative paths in it count from `folder`, where chat templates are read, too; without one, none may be
+    named by a path.
+    """
     document = read_document(text, filename=filename)
     specs = _shaped(document)
+    if folder is not None:
+        specs = [_anchored(with_templates_read(spec, folder), folder) for spec in specs]
     alone = not isinstance(document.value, list)
     found = [
         Problem(problem.location if alone else (index, *problem.location), problem.text, problem.at_key)
@@ -72,17 +82,16 @@ def parse_specs(text: str, *, filename: str, plugins: Plugins) -> list[ModelSpec
 
 def load_spec_file(path: Path, *, plugins: Plugins) -> ModelSpec:
     """The one spec of a file, as `load_spec_files`."""
-    spec = parse_spec(_read(path), filename=str(path), plugins=plugins)
-    return _anchored(spec, path.absolute().parent)
+    specs = load_spec_files(path, plugins=plugins)
+    return _only(specs, str(path))
 
 
 def load_spec_files(path: Path, *, plugins: Plugins) -> list[ModelSpec]:
-    """The specs of a file; relative paths of weights in it count from its folder.
+    """The specs of a file; relative paths of weights and templates in it count from its folder.
 
     Raises ConfigError as `parse_spec`, and when the file cannot be read.
     """
-    specs = parse_specs(_read(path), filename=str(path), plugins=plugins)
-    return [_anchored(spec, path.absolute().parent) for spec in specs]
+    return parse_specs(_read(path), filename=str(path), plugins=plugins, folder=path.absolute().parent)
 
 
 def builtin_specs(plugins: Plugins) -> list[ModelSpec]:
@@ -135,6 +144,7 @@ def spec_problems(spec: ModelSpec, plugins: Plugins) -> list[Problem]:
         if alias == spec.name or alias in spec.aliases[:index]:
             found.append(Problem(("aliases", index), f"{alias!r} is given twice"))
     found += _preference_problems(spec)
+    found += template_problems(spec)
     for index, variant in enumerate(spec.variants):
         for problem in (*_engine_problems(spec, variant, plugins), *_sources_problems(variant, plugins)):
             found.append(Problem(("variants", index, *problem.location), problem.text, problem.at_key))
@@ -277,6 +287,8 @@ def _engine_problems(spec: ModelSpec, variant: Variant, plugins: Plugins) -> lis
             )
         )
     found += _extras_problems(variant, section)
+    if spec.chat_template is not None and OPTION not in section.options:
+        found.append(Problem(("engine",), f"{variant.engine!r} takes no chat_template, which this spec has"))
     if reason := _scope_problem(spec, section):
         found.append(Problem(("engine",), f"{variant.engine!r} does not fit: {reason}"))
     return found

@@ -203,6 +203,8 @@ class ModelSpec(_Spec):
     """Cron lines: at these times, on the platform's clock, the model is brought up without a request."""
     prefer: Preference = Preference()
     """Which of the variants to run."""
+    chat_template: str | None = None
+    """A Jinja template that every engine which renders chats uses instead of the model's own."""
 
     @field_validator("prewarm")
     @classmethod

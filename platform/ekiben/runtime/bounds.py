@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ekiben.errors import InvalidRequest
+from ekiben.errors import InvalidRequest, UnsupportedParameter
 
 MAX_STOPS: Final = 4
 MAX_TOOLS: Final = 128
@@ -38,6 +38,7 @@ def check_chat(body: Mapping[str, Any]) -> None:
     """For a body whose types are right. Raises InvalidRequest with `param`."""
     _check_ranges(body, _CHAT)
     _check_shared(body)
+    _check_template(body)
     if not body["messages"]:
         raise InvalidRequest("'messages' is empty: send at least one", param="messages")
     _check_length(body, "tools", MAX_TOOLS)
@@ -63,6 +64,20 @@ def check_completion(body: Mapping[str, Any]) -> None:
             "send several requests",
             param="prompt",
         )
+
+
+def _check_template(body: Mapping[str, Any]) -> None:
+    """Templates are programs: they come with models, never with requests."""
+    arguments = body.get("chat_template_kwargs")
+    brought = {"chat_template": body.get("chat_template")}
+    if isinstance(arguments, Mapping):
+        brought["chat_template_kwargs.chat_template"] = arguments.get("chat_template")
+    for name, value in brought.items():
+        if value is not None:
+            raise UnsupportedParameter(
+                f"{name!r} is not taken from requests: the template is the model's own, or that of its spec",
+                param=name,
+            )
 
 
 def _check_ranges(body: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]]) -> None:

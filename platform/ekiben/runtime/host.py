@@ -19,7 +19,7 @@ from typing import Final
 
 from ekiben.contract.abilities import PROTOCOL_OF
 from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest, MemoryEstimate, Sleeper
-from ekiben.contract.manifest import Manifest, problems
+from ekiben.contract.manifest import EngineSection, Manifest, problems
 from ekiben.contract.model import ModelSpec, Variant
 from ekiben.errors import EkibenError, EngineNotInstalled, LoadFailed
 from ekiben.plugins.discovery import Plugin, Plugins, discover, load_object
@@ -31,6 +31,8 @@ from ekiben.runtime.signals import stopping_at_once
 
 logger = logging.getLogger(__name__)
 
+CHAT_TEMPLATE: Final = "chat_template"
+"""The option of engines that render chats."""
 SCRATCH: Final = "tmp"
 """In a replica's folder, for sockets and temporary files of the engine."""
 _SMALLEST_STEP: Final = 0.01
@@ -296,7 +298,13 @@ def _options(manifest: Manifest, assignment: Assignment) -> dict[str, object]:
     if wrong:
         reasons = "; ".join(f"option {name!r} {reason}" for name, reason in wrong)
         raise LoadFailed(f"{assignment.model.name!r} cannot be loaded by {variant.engine!r}: {reasons}")
-    return manifest.engine.defaults() | variant.options
+    return manifest.engine.defaults() | _of_the_model(manifest.engine, assignment.model) | variant.options
+
+
+def _of_the_model(section: EngineSection, model: ModelSpec) -> dict[str, object]:
+    """What the spec says once for all its variants."""
+    has_option = model.chat_template is not None and CHAT_TEMPLATE in section.options
+    return {CHAT_TEMPLATE: model.chat_template} if has_option else {}
 
 
 def _need_report(estimate: MemoryEstimate, devices: tuple[Device, ...]) -> Report:
