@@ -23,6 +23,7 @@ class CommandLine:
     home: Path
     python: str = sys.executable
     env: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float = TIMEOUT_S
 
     def environment(self) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("EKIBEN_")}
@@ -35,7 +36,7 @@ class CommandLine:
             capture_output=True,
             text=True,
             env=self.environment(),
-            timeout=TIMEOUT_S,
+            timeout=self.timeout_s,
             check=False,
         )
 

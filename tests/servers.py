@@ -11,7 +11,7 @@ import json
 import re
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -196,12 +196,18 @@ class PackageIndex(FileServer):
         return f'<a href="{path}#sha256={sha256}">{path.rpartition("/")[2]}</a>'
 
 
-def wheel_of(name: str, version: str, members: dict[str, bytes]) -> bytes:
+def wheel_of(name: str, version: str, members: dict[str, bytes], *, requires: Sequence[str] = ()) -> bytes:
     """A wheel as small tools make them; `members` may have names that no honest wheel has."""
     info = f"{name}-{version}.dist-info"
+    head = "".join(
+        [
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+            *(f"Requires-Dist: {text}\n" for text in requires),
+        ]
+    )
     files = {
         **members,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
+        f"{info}/METADATA": head.encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"]).encode()

@@ -59,6 +59,7 @@ def run(home: Path, request: Request) -> None:
         click.echo(f"its environment {standing.folder} has links to this platform now")
     else:
         _build(plugin, device, plugins, request)
+        return
     if request.dry_run:
         return
     findings = examine(discover(home), [request.name])
@@ -121,7 +122,7 @@ def _build(plugin: Plugin, device: str, plugins: Plugins, request: Request) -> N
     if request.dry_run:
         builder.rehearse()
     else:
-        builder.build()
+        click.echo(f"{plugin.manifest.id} is ready in {builder.build()}")
 
 
 def _installers() -> list[Installer]:

@@ -199,16 +199,16 @@ def _run(command: Sequence[str], environment: Mapping[str, str], report: Report 
         preexec_fn=partial(die_with_parent, os.getpid()),
     )
     lines: list[str] = []
-    try:
-        for line in process.stdout or ():
-            lines.append(line.rstrip())
-            if report is not None and not line.startswith("Requirement already satisfied"):
-                report(line.rstrip())
-        code = process.wait()
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
+    with process:
+        try:
+            for line in process.stdout or ():
+                lines.append(line.rstrip())
+                if report is not None and not line.startswith("Requirement already satisfied"):
+                    report(line.rstrip())
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            raise
     return None if code == 0 else _reason(lines) or f"it ended with code {code}"
 
 
