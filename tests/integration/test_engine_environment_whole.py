@@ -1,4 +1,4 @@
-"""An engine's environment as users build it, with all that the platform requires, from this machine's index."""
+"""An engine's environment as users build it: all that the platform requires, from this machine's index."""
 
 from __future__ import annotations
 
