@@ -84,6 +84,7 @@ def test_curl(platform: Platform, folder: Path, marker: str, expected: str) -> N
         ("stream=True", "Bananas"),
         ("audio.transcriptions", "train is on time"),
         ("embeddings.create", "2 384"),
+        ("responses.create", "complete"),
     ],
 )
 def test_python(platform: Platform, folder: Path, marker: str, expected: str) -> None:

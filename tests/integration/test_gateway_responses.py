@@ -225,6 +225,13 @@ async def test_a_deleted_response_is_gone(lab: Lab) -> None:
         ({"previous_response_id": 3}, "previous_response_id"),
         ({"background": True, "store": False}, "background"),
         ({"background": True, "tools": "all"}, "tools"),
+        ({"background": True, "tools": [{"type": "web_search"}]}, "tools.0.type"),
+        ({"background": True, "tools": [{"type": "function"}]}, "tools.0"),
+        ({"background": True, "tool_choice": "any"}, "tool_choice"),
+        ({"background": True, "tool_choice": {"type": "function"}}, "tool_choice"),
+        ({"background": True, "text": {"format": {"type": "json_schema"}}}, "text.format"),
+        ({"background": True, "metadata": {"a": 1}}, "metadata"),
+        ({"background": True, "temperature": "hot"}, "temperature"),
         ({"model": WHISPER}, "model"),
     ],
 )

@@ -169,6 +169,8 @@ async def test_what_nobody_honours_is_refused_by_name(body: dict[str, Any], para
         ({"input": None}, "input"),
         ({"input": []}, "input"),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input.0.type"),
+        ({"input": [{"id": "msg_1"}]}, "input.0.type"),
+        ({"input": [{"type": None, "id": "msg_1"}]}, "input.0.type"),
         ({"input": [{"type": "reasoning", "summary": [], "encrypted_content": "?"}]}, None),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input.0.content.0.image_url"),
         ({"input": [{"type": "nonsense"}]}, "input.0.type"),

@@ -27,6 +27,7 @@ from ekiben.gateway.prefixes import item_prefixes, response_prefixes
 from ekiben.gateway.proxy import Job, Proxy
 from ekiben.gateway.responses_archive import Archive
 from ekiben.gateway.responses_background import STOPPED, Background, Run, Serve
+from ekiben.gateway.responses_echo import check_echo
 from ekiben.gateway.responses_input import as_items, is_reference, kept_items, page_of
 from ekiben.gateway.responses_recorder import Recorder
 from ekiben.gateway.routes import Route
@@ -178,6 +179,7 @@ class Responses:
         body: Body,
         prefix: Prefix,
     ) -> None:
+        check_echo(value)
         self._background.check_room()
         response = _blank(ask, value, record.created_at, status="queued")
         await self._archive.put(replace(record, response=_text(response)))

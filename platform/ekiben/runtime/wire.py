@@ -200,7 +200,7 @@ def _kind_of_item(value: Any) -> str | None:
         return None
     kind = value.get("type")
     if kind is None:
-        return "item_reference" if set(value) == {"id"} else "message"
+        return "item_reference" if value.keys() <= {"id", "type"} else "message"
     return kind if isinstance(kind, str) else None
 
 

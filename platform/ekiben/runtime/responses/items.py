@@ -63,7 +63,7 @@ def encrypted(text: str) -> str:
 
 
 def _read_item(read: Messages, item: Mapping[str, Any], source: str) -> None:
-    match item.get("type") or "message":
+    match item.get("type") or ("message" if "content" in item else "item_reference"):
         case "message":
             _read_message(read, item, source)
         case "reasoning":
