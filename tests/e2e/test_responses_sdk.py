@@ -96,6 +96,15 @@ def test_a_conversation_goes_on_from_its_last_response(platform: Platform) -> No
     assert [item.type for item in items] == ["message"] * 3
 
 
+def test_the_input_is_counted_as_it_is_read(platform: Platform) -> None:
+    first = create(platform)
+    options: Any = {"model": MODEL, "input": "Another one.", "previous_response_id": first.id}
+    counted = platform.client.responses.input_tokens.count(**options)
+    answered = platform.client.responses.create(**options, max_output_tokens=4)
+    assert answered.usage is not None
+    assert counted.input_tokens == answered.usage.input_tokens
+
+
 def test_a_required_call_is_made_and_answered(platform: Platform) -> None:
     asked = create(
         platform, "What is 2 and 3?", tools=[FUNCTION], tool_choice="required", max_output_tokens=64

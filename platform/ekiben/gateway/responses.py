@@ -7,6 +7,8 @@ items. A request that wants nothing of this passes through as it came.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -40,6 +42,7 @@ from ekiben.responses import (
 from ekiben.store.responses import ResponseStore, StoredResponse
 
 PATH: Final = "/v1/responses"
+COUNT_PATH: Final = f"{PATH}/input_tokens"
 
 
 class _Fields(msgspec.Struct):
@@ -100,6 +103,7 @@ class Responses:
     def routes(self) -> list[Route]:
         return [
             Route("POST", PATH, self._create),
+            Route("POST", COUNT_PATH, self._count),
             Route("GET", f"{PATH}/{{}}", self._retrieve),
             Route("DELETE", f"{PATH}/{{}}", self._delete),
             Route("POST", f"{PATH}/{{}}/cancel", self._cancel),
@@ -124,6 +128,26 @@ class Responses:
     # Make one
 
     async def _create(self, exchange: Exchange, _: str) -> None:
+        async with self._asked(exchange) as ask:
+            if ask.plain:
+                text = ask.body.in_memory  # what is on disk is not read for this
+                prefix = partial(response_prefixes, text) if text else None
+                recorder = Recorder(ask.id, blank=partial(_blank_of, ask, self._clock.now()), keep=None)
+                await self._forward(exchange, ask, ask.body, recorder, prefix=prefix)
+            else:
+                await self._create_kept(exchange, ask)
+
+    async def _count(self, exchange: Exchange, _: str) -> None:
+        async with self._asked(exchange) as ask:
+            value = _decoded(ask.body)
+            context, own = await self._items(ask, value)
+            recorder = Recorder(ask.id, blank=dict, keep=None)
+            body = _sent(ask, value, [*context, *own])
+            await self._forward(exchange, ask, body, recorder, path=COUNT_PATH)
+
+    @asynccontextmanager
+    async def _asked(self, exchange: Exchange) -> AsyncIterator[_Ask]:
+        """The request, as long as it is dealt with."""
         target, body = await read_target(
             exchange, types=frozenset({JSON_TYPE}), limit_bytes=self._max_body_bytes
         )
@@ -133,23 +157,19 @@ class Responses:
             exchange.model = spec.name
             check_ability(spec, Ability.CHAT)
             name = target.model if spec.adapter_of(target.model) else spec.name
-            ask = _read(target, name, body)
-            if ask.plain:
-                blank = partial(_blank_of, ask, self._clock.now())
-                text = body.in_memory  # what is on disk is not read for this
-                prefix = partial(response_prefixes, text) if text else None
-                recorder = Recorder(ask.id, blank=blank, keep=None)
-                await self._forward(exchange, ask, body, recorder, prefix=prefix)
-            else:
-                await self._create_kept(exchange, ask)
+            yield _read(target, name, body)
         finally:
             body.close()
+
+    async def _items(self, ask: _Ask, value: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+        """What the model has seen and said before, and what is new."""
+        own = await self._archive.own_items(value.get("input"))
+        return [] if ask.previous_id is None else await self._archive.context(ask.previous_id), own
 
     async def _create_kept(self, exchange: Exchange, ask: _Ask) -> None:
         """One that needs what is kept, or is kept itself."""
         value = _decoded(ask.body)
-        own = await self._archive.own_items(value.get("input"))
-        context = [] if ask.previous_id is None else await self._archive.context(ask.previous_id)
+        context, own = await self._items(ask, value)
         kept = kept_items(own, ask.id)
         record = StoredResponse(
             id=ask.id,
@@ -207,10 +227,11 @@ class Responses:
         recorder: Recorder,
         *,
         prefix: Prefix | None = None,
+        path: str = PATH,
     ) -> None:
         exchange.manner = Manner(recorder, enveloped=True)
         job = Job(
-            path=PATH,
+            path=path,
             target=ask.target,
             body=body,
             ends_with_done=False,

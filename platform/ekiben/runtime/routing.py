@@ -28,6 +28,7 @@ ABILITY_OF_PATH: Final[dict[str, Ability]] = {
     "/v1/chat/completions": Ability.CHAT,
     "/v1/completions": Ability.COMPLETE,
     "/v1/responses": Ability.CHAT,
+    "/v1/responses/input_tokens": Ability.CHAT,
     "/v1/embeddings": Ability.EMBED,
     "/rerank": Ability.RERANK,
     "/v1/rerank": Ability.RERANK,

@@ -36,7 +36,7 @@ async def tokenize(request: Request) -> Answer:
     """A text's tokens, or a conversation's behind the model's template."""
     body = request.json()
     name = check_model_name(request, body.get("model"), adapters=True)
-    tokenizer = _tokenizer(request)
+    tokenizer = tokenizer_of(request)
     asked = await _parse(body, adapter=request.model.adapter_of(name))
     tokens = await tokenizer.tokenize(asked)
     answer = {
@@ -52,7 +52,7 @@ async def detokenize(request: Request) -> Answer:
     """The text of tokens."""
     body = request.json()
     check_model_name(request, body.get("model"), adapters=True)
-    tokenizer = _tokenizer(request)
+    tokenizer = tokenizer_of(request)
     for name in body:
         if name not in ("model", "tokens"):
             raise _unknown(name)
@@ -104,7 +104,8 @@ def _unknown(name: str) -> InvalidRequest:
     return InvalidRequest(f"{name[:64]!r} is not a field of this request", param=name[:64])
 
 
-def _tokenizer(request: Request) -> Tokenizer:
+def tokenizer_of(request: Request) -> Tokenizer:
+    """Of the model that was loaded. Raises InvalidRequest where its engine does not show it."""
     loaded: object = request.loaded
     if not isinstance(loaded, Tokenizer):
         raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""`POST /v1/responses`: checked and translated here, answered by the engine's chat."""
+"""`POST /v1/responses`: checked and translated here, answered by the engine's chat. And how long one is."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ekiben.responses import ID_HEADER, RESPONSE_ID, blank_response, new_respons
 from ekiben.runtime import wire
 from ekiben.runtime.http import Answer, Request, Route, Stream, check_model_name, told
 from ekiben.runtime.responses.answer import AnswerWriter
+from ekiben.runtime.responses.count import count_input_tokens
 from ekiben.runtime.responses.request import Translation, translate
 from ekiben.runtime.responses.shorter import drop_oldest
 from ekiben.runtime.wire import Surface
@@ -59,6 +60,13 @@ def _check_alone(body: Mapping[str, Any]) -> None:
                 "leave it out, or run `ekiben up`",
                 param=name,
             )
+
+
+async def count_input(request: Request) -> Answer:
+    """How many tokens the input of a response has."""
+    if not request.header(ID_HEADER):
+        _check_alone(request.json())
+    return await count_input_tokens(request)
 
 
 async def _events(run: _Run, writer: AnswerWriter) -> AsyncGenerator[bytes, None]:
@@ -128,4 +136,7 @@ class _Run:
         )
 
 
-ROUTES: tuple[Route, ...] = (Route("POST", "/v1/responses", frozenset({Ability.CHAT}), create_response),)
+ROUTES: tuple[Route, ...] = (
+    Route("POST", "/v1/responses", frozenset({Ability.CHAT}), create_response),
+    Route("POST", "/v1/responses/input_tokens", frozenset({Ability.CHAT}), count_input),
+)
