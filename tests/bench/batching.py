@@ -1,4 +1,4 @@
-"""What it gains the transformers engine to compute requests together: 16 at once against one after another."""
+"""What the transformers engine gains by computing 16 requests together instead of one after another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.smollm2_folder import smollm2_folder
 from tests.transformers_engine import asked, loaded, order
 
 REQUESTS: Final = 16
-TOKENS: Final = 32
+TOKENS: Final = 16
 RUNS: Final = 3
 
 
