@@ -82,6 +82,7 @@ class Home:
         self.path = path
         self.run = path / "run"
         self.logs = path / "logs"
+        self.caches = path / "cache"
         self._lock: IO[str] | None = None
 
     def open(self) -> None:
@@ -295,7 +296,9 @@ def make_launcher(settings: Settings, home: Home, plugins: Plugins) -> Launcher:
     """By forks where that is wanted and can be."""
     interpreter_of = plugins.interpreter
     environment = replica_environment()
-    berths = Berths(run_folder=home.run, log_folder=home.logs, orphan_s=settings.orphan_s)
+    berths = Berths(
+        run_folder=home.run, log_folder=home.logs, cache_folder=home.caches, orphan_s=settings.orphan_s
+    )
     if settings.zygote == "auto":
         try:
             return ForkLauncher(

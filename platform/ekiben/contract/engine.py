@@ -64,6 +64,9 @@ class LoadRequest:
     """How many CPU threads the engine may use."""
     scratch: Path
     """A folder of this replica alone, mode 0700, removed when it ends: for sockets and temporary files."""
+    cache: Path | None = None
+    """A folder that outlives the replica, for what makes the model's next load worth more; not made yet. It
+    may be emptied at any time, and several replicas of the model may use it at once. None: there is none."""
     report: Callable[[float], None]
     """Progress of the load, 0 to 1; may be called from any thread; never blocks."""
     companions: Mapping[str, Path] = field(default_factory=dict)

@@ -5,6 +5,7 @@ Owns what lies on disk for replicas, and knows nothing of how their processes ar
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -113,8 +114,12 @@ class Leftover:
 class Berths:
     """All places of one platform."""
 
-    def __init__(self, *, run_folder: Path, log_folder: Path, orphan_s: float = 0.0) -> None:
-        """`orphan_s`: how long replicas wait for another platform when this one is gone."""
+    def __init__(
+        self, *, run_folder: Path, log_folder: Path, cache_folder: Path | None = None, orphan_s: float = 0.0
+    ) -> None:
+        """`cache_folder`: for what engines keep from one replica of a model to the next. `orphan_s`: how long
+        replicas wait for another platform when this one is gone."""
+        self._caches = cache_folder
         self._logs = log_folder
         self._orphan_s = orphan_s
         self._note = run_folder / FOLDER_NOTE
@@ -188,6 +193,7 @@ class Berths:
             device=plan.device,
             threads=plan.threads,
             folder=folder,
+            cache=cache_path(self._caches, plan.model.name),
             socket=folder / "replica.sock",
             bento=plan.bento,
             go=go,
@@ -213,8 +219,18 @@ def plan_of(order: Order) -> Plan:
 
 def log_path(folder: Path, model: str) -> Path:
     """The log of a model; the name is made harmless and stays recognisable."""
-    safe = "".join(char if char.isalnum() or char in "-_." else "_" for char in model)
-    return folder / f"{safe}.log"
+    return folder / f"{_harmless(model)}.log"
+
+
+def cache_path(folder: Path | None, model: str) -> Path | None:
+    """What is kept of a model from one replica to the next: nobody else's."""
+    if folder is None:
+        return None
+    return folder / f"{_harmless(model)}-{hashlib.sha256(model.encode()).hexdigest()[:12]}"
+
+
+def _harmless(model: str) -> str:
+    return "".join(char if char.isalnum() or char in "-_." else "_" for char in model)
 
 
 def open_log(path: Path) -> int:

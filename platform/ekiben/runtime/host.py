@@ -49,6 +49,7 @@ class Assignment:
     device: str
     threads: int
     scratch: Path
+    cache: Path | None = None
     companions: Mapping[str, Path] = field(default_factory=dict)
     adapters: Mapping[str, Path] = field(default_factory=dict)
 
@@ -68,6 +69,7 @@ def assignment_of(order: Order) -> Assignment:
         device=as_seen(order.device),
         threads=order.threads,
         scratch=order.folder / SCRATCH,
+        cache=order.cache,
     )
 
 
@@ -233,6 +235,7 @@ def prepare_load(assignment: Assignment, *, report: Callable[[float], None]) -> 
         more_devices=devices[1:],
         threads=assignment.threads,
         scratch=assignment.scratch,
+        cache=assignment.cache,
         report=report,
     )
     engine: Engine = load_object(plugin)  # type: ignore[assignment]

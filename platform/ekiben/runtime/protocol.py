@@ -61,6 +61,8 @@ class Order(_Message):
     threads: int
     folder: Path
     """The replica's own folder, mode 0700: socket, scratch, metrics; removed by the fleet afterwards."""
+    cache: Path | None = None
+    """The model's folder for what is to outlive its replicas; the engine makes it when it has something."""
     socket: Path
     """Unix socket to serve on."""
     bento: Path

@@ -70,6 +70,10 @@ class LlamaClient:
         """The whole answer to a request. Cancelling ends the work, within about a second."""
         return await self._answer("POST", path, body)
 
+    async def slot(self, number: int, action: str, filename: str) -> Any:
+        """Save what a slot holds, or restore it."""
+        return await self.ask(f"/slots/{number}?action={action}", {"filename": filename})
+
     async def slots(self) -> list[dict[str, Any]]:
         """What each slot is doing. Answered by the loop that computes, between two of its steps."""
         slots: list[dict[str, Any]] = await self._answer("GET", "/slots")

@@ -8,6 +8,7 @@ from typing import Any, Final
 from ekiben.contract import Ability, Device, LoadFailed, LoadRequest
 from ekiben.contract.gguf import GgufModel
 from ekiben_llama_cpp.files import ModelFiles
+from ekiben_llama_cpp.kept import keeps_prompts
 from ekiben_llama_cpp.sizes import Sizes, is_for_vectors, sizes_of
 from ekiben_llama_cpp.template import template_for
 
@@ -96,6 +97,8 @@ def _describe_service(parameters: Any, request: LoadRequest, sizes: Sizes, *, so
     parameters.endpoint_props = False
     parameters.endpoint_metrics = False
     parameters.cors_origins = ""
+    if keeps_prompts(request):
+        parameters.slot_save_path = f"{request.cache}/"
     # What it takes for a film it would give to ffmpeg, if it found one.
     parameters.video_ffmpeg_bin_dir = str(request.scratch)
 

@@ -9,6 +9,7 @@ from ekiben_llama_cpp.client import LlamaClient
 from ekiben_llama_cpp.description import http_threads
 from ekiben_llama_cpp.files import ModelFiles, read_files
 from ekiben_llama_cpp.infill import Infill
+from ekiben_llama_cpp.kept import KeptPrompts, keeps_prompts
 from ekiben_llama_cpp.memory import estimate
 from ekiben_llama_cpp.messages import MessageReader
 from ekiben_llama_cpp.model import LlamaModel
@@ -36,10 +37,14 @@ class LlamaCpp:
             await client.close()
             await asyncio.to_thread(server.stop)
             raise LoadFailed("llama.cpp cannot use the draft model with this one: its log says why")
+        kept = KeptPrompts(client, request) if keeps_prompts(request) else None
+        if kept is not None:
+            await kept.restore()
         request.report(1.0)
         if not is_for_vectors(request):
+            infill = Infill(client, files.model)
             voice = _voice(request, files)
-            return LlamaModel(server, client, voice, Infill(client, files.model), context=sizes.context)
+            return LlamaModel(server, client, voice, infill, context=sizes.context, kept=kept)
         if reranks(request):
             return RerankModel(server, client, sizes, squash=_is_open(files))
         return EmbeddingModel(server, client, sizes, normalize=bool(request.options["normalize"]))

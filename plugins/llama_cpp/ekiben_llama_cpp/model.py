@@ -14,6 +14,7 @@ from ekiben_llama_cpp.client import LlamaClient
 from ekiben_llama_cpp.completion import CompletionJob, Prompt, prompts_of
 from ekiben_llama_cpp.draft import Draft
 from ekiben_llama_cpp.infill import Infill
+from ekiben_llama_cpp.kept import KeptPrompts
 from ekiben_llama_cpp.native import NativeServer
 from ekiben_llama_cpp.tokens import LlamaTokenizer
 from ekiben_llama_cpp.voice import Voice
@@ -36,12 +37,20 @@ class LlamaModel(LlamaTokenizer):
     """Chat and Complete of the contract."""
 
     def __init__(
-        self, server: NativeServer, client: LlamaClient, voice: Voice, infill: Infill, *, context: int
+        self,
+        server: NativeServer,
+        client: LlamaClient,
+        voice: Voice,
+        infill: Infill,
+        *,
+        context: int,
+        kept: KeptPrompts | None = None,
     ) -> None:
         super().__init__(client, context=context, messages=voice.messages)
         self._server = server
         self._voice = voice
         self._infill = infill
+        self._kept = kept
 
     async def chat(self, request: TextRequest) -> AsyncGenerator[bytes, None]:
         job = ChatJob(request, self._voice)
@@ -60,6 +69,8 @@ class LlamaModel(LlamaTokenizer):
                 yield item
 
     async def unload(self) -> None:
+        if self._kept is not None:
+            await self._kept.save()
         await self._client.close()
         await asyncio.to_thread(self._server.stop)
 

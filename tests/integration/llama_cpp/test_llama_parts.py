@@ -170,6 +170,39 @@ async def test_a_split_model_is_one(files: Path, tmp_path: Path) -> None:
         await LlamaCpp().load(order)
 
 
+async def test_prompts_outlive_a_load(files: Path, tmp_path: Path) -> None:
+    order = replace(
+        load_order(files / "base.gguf", tmp_path, keep_prompts_mb=1), cache=tmp_path / "cache" / "m"
+    )
+    question = {"prompt": "once upon a time " * 20, "logprobs": 1}
+    async with loaded(order) as model:
+        first = await completed(model, **question)
+    (kept,) = (tmp_path / "cache" / "m").iterdir()
+    async with loaded(order) as model:
+        again = await completed(model, **question)
+    details = [answer["usage"]["prompt_tokens_details"]["cached_tokens"] for answer in (first, again)]
+    assert details == [0, first["usage"]["prompt_tokens"] - 1]
+    assert again["choices"][0]["text"] == first["choices"][0]["text"]
+    async with loaded(replace(order, options={**order.options, "context": 512})) as model:
+        other = await completed(model, prompt="hi")
+        assert other["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    assert not kept.exists(), "those of other options are no use"
+
+
+async def test_kept_prompts_that_are_spoilt_do_no_harm(files: Path, tmp_path: Path) -> None:
+    order = replace(load_order(files / "base.gguf", tmp_path, keep_prompts_mb=1), cache=tmp_path / "cache")
+    async with loaded(order) as model:
+        await completed(model, prompt="once upon a time " * 20)
+    (kept,) = (tmp_path / "cache").iterdir()
+    kept.write_bytes(kept.read_bytes()[:3000])
+    async with loaded(order) as model:
+        assert not kept.exists()
+        assert (await completed(model, prompt="hi"))["usage"]["prompt_tokens"] == 2
+    adapted = replace(order, adapters={"loud": files / "loud.gguf"})
+    with pytest.raises(LoadFailed, match="keep_prompts_mb"):
+        await LlamaCpp().load(adapted)
+
+
 async def test_a_gap_is_filled_by_models_that_can(files: Path, tmp_path: Path) -> None:
     async with loaded(load_order(files / "base.gguf", tmp_path)) as model:
         filled = await completed(model, prompt="def add(", suffix="return", logprobs=1)
