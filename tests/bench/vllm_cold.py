@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -92,10 +92,12 @@ def _served(home: Path, folder: Path, *, stock: bool) -> float:
     flags = ["--served-model-name", NAME, "--port", str(port), "--host", "127.0.0.1"]
     flags += ["--kv-cache-memory-bytes", str(CACHE_MB * 2**20), "--max-num-seqs", str(SEQUENCES)]
     flags += ["--max-model-len", str(CONTEXT), *([] if stock else ["--enforce-eager"])]
-    program = home.absolute() / "engines" / "vllm" / "current" / "bin" / "vllm"
+    python = home.absolute() / "engines" / "vllm" / "current" / "bin" / "python"
+    # What `vllm serve` runs; the command itself does not work in builds that are not called `vllm`.
+    server_of_vllm = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
     began_s = time.monotonic()
     server = subprocess.Popen(
-        [str(program), "serve", str(folder), *flags],
+        [*server_of_vllm, *flags],
         env=os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -105,7 +107,8 @@ def _served(home: Path, folder: Path, *, stock: bool) -> float:
         _first_token_s(f"http://127.0.0.1:{port}", server)
         return time.monotonic() - began_s
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait()
 
 

@@ -29,6 +29,7 @@ from ekiben_vllm.translation import chat_fields, completion_fields
 
 USER = {"role": "user", "content": "hi"}
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+NOTHING = formats.knowledge("")
 CLOCK = {"type": "function", "function": {"name": "clock", "strict": False}}
 CONFIG = {
     "hidden_size": 64,
@@ -43,7 +44,7 @@ CONFIG = {
 
 
 def chat(**fields: Any) -> dict[str, Any]:
-    return chat_fields({"model": "m", "messages": [USER]} | fields, knows_effort=False)
+    return chat_fields({"model": "m", "messages": [USER]} | fields, known=NOTHING)
 
 
 def completion(**fields: Any) -> dict[str, Any]:
@@ -131,7 +132,15 @@ def test_an_effort_is_for_models_that_know_it() -> None:
     with pytest.raises(UnsupportedParameter, match="reasoning_effort"):
         chat(reasoning_effort="low")
     body = {"messages": [USER], "reasoning_effort": "low"}
-    assert chat_fields(body, knows_effort=True)["reasoning_effort"] == "low"
+    known = formats.knowledge("{{ reasoning_effort }}")
+    assert chat_fields(body, known=known)["reasoning_effort"] == "low"
+
+
+def test_developers_are_the_system_of_models_that_know_none() -> None:
+    told = [{"role": "developer", "content": "be brief"}, USER]
+    assert [message["role"] for message in chat(messages=told)["messages"]] == ["system", "user"]
+    known = formats.knowledge("{% if role == 'developer' %}")
+    assert chat_fields({"messages": told}, known=known)["messages"] == told
 
 
 def test_templates_of_requests_are_refused_in_every_disguise() -> None:
@@ -378,4 +387,3 @@ def test_formats_are_found_from_templates() -> None:
     assert formats.tool_parser("… [TOOL_CALLS] …") == "mistral"
     assert formats.reasoning_parser("{{ messages }}") is None
     assert formats.reasoning_parser("{% if enable_thinking %}<think>") == "qwen3"
-    assert formats.knows_effort("{{ reasoning_effort }}")

@@ -9,7 +9,7 @@ from ekiben.contract import LoadedModel, LoadRequest, MemoryEstimate
 from ekiben.contract.threads import WorkerThread
 from ekiben_vllm import failures, options
 from ekiben_vllm.folder import ModelFolder
-from ekiben_vllm.formats import knows_effort
+from ekiben_vllm.formats import knowledge
 from ekiben_vllm.memory import estimate
 
 if TYPE_CHECKING:
@@ -64,5 +64,5 @@ def _model(folder: ModelFolder, request: LoadRequest, service: Service, worker: 
     from ekiben_vllm.sleep import SleepyModel
 
     kind = SleepyModel if options.sleeps(request) else VllmModel
-    effort = knows_effort(options.template_of(folder, request.options))
-    return kind(service, worker, name=request.model.name, knows_effort=effort)
+    known = knowledge(options.template_of(folder, request.options))
+    return kind(service, worker, name=request.model.name, known=known)

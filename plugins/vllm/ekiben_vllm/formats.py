@@ -5,6 +5,7 @@ A template shows the model how others wrote their calls, and so it shows how the
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 _TOOL_MARKS: Final = (
@@ -43,6 +44,18 @@ def reasoning_parser(template: str) -> str | None:
     return next((name for mark, name in _REASONING_MARKS if mark in template), None)
 
 
-def knows_effort(template: str) -> bool:
-    """Whether `reasoning_effort` means anything to the model."""
-    return any(mark in template for mark in _EFFORT_MARKS)
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What a model can make sense of, by its template."""
+
+    effort: bool
+    """`reasoning_effort`."""
+    developer: bool
+    """Messages of the role `developer`; to others they come from `system`, as they did before."""
+
+
+def knowledge(template: str) -> Knowledge:
+    """Of the model with this template."""
+    return Knowledge(
+        effort=any(mark in template for mark in _EFFORT_MARKS), developer="developer" in template
+    )

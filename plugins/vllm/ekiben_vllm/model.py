@@ -28,6 +28,7 @@ from ekiben.contract import (
 )
 from ekiben.contract.threads import WorkerThread
 from ekiben_vllm import answers, failures
+from ekiben_vllm.formats import Knowledge
 from ekiben_vllm.service import Service, adapter_name
 from ekiben_vllm.translation import chat_fields, completion_fields
 
@@ -41,15 +42,15 @@ _ERROR: Final = '{"error"'
 class VllmModel:
     """Chat, Complete and Tokenizer of the contract."""
 
-    def __init__(self, service: Service, worker: WorkerThread, *, name: str, knows_effort: bool) -> None:
+    def __init__(self, service: Service, worker: WorkerThread, *, name: str, known: Knowledge) -> None:
         """`worker`: the thread that brought the engine up, and takes it down."""
         self._service = service
         self._worker = worker
         self._name = name
-        self._knows_effort = knows_effort
+        self._known = known
 
     async def chat(self, request: TextRequest) -> AsyncGenerator[bytes, None]:
-        fields = chat_fields(request.body, knows_effort=self._knows_effort)
+        fields = chat_fields(request.body, known=self._known)
         with _in_our_words(request.body):
             ask = ChatCompletionRequest.model_validate(fields | {"model": self._serving(request.adapter)})
             answer = await self._service.chat.create_chat_completion(ask)

@@ -5,6 +5,7 @@ The one place that makes vLLM's objects. Importing this imports vLLM: `ekiben_vl
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.models.protocol import BaseModelPath, LoRAModulePath
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve.tokenize.serving import ServingTokenization
+from vllm.exceptions import VLLMClientError
 from vllm.platforms import current_platform
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -41,6 +43,18 @@ def open_engine(arguments: Mapping[str, Any], *, threads: int, devices: int) -> 
         # vLLM would spawn, to give the process another environment, and import everything once more.
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"  # noqa: TID251 - vLLM looks nowhere else
     return AsyncLLM.from_vllm_config(config)
+
+
+class _ClientErrors(logging.Filter):
+    """Keeps from the log what is told to the client; vLLM would write each down with its stack."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        raised = record.exc_info[1] if record.exc_info else None
+        return not isinstance(raised, VLLMClientError)
+
+
+for _name in (OpenAIServingChat.__module__, OpenAIServingCompletion.__module__):
+    logging.getLogger(_name).addFilter(_ClientErrors())
 
 
 class Service:

@@ -13,6 +13,7 @@ from ekiben.contract import InvalidRequest, UnsupportedParameter
 from ekiben.contract.text.parameters import OPENAI_SAMPLING, honoured
 from ekiben.contract.text.schemas import check_schema
 from ekiben.contract.text.tools import plan_tools
+from ekiben_vllm.formats import Knowledge
 
 ENGINE: Final = "vLLM"
 
@@ -62,13 +63,13 @@ _MAX_CHOICES: Final = 512
 _MEDIA: Final = {"image_url": "url", "audio_url": "url", "video_url": "url"}
 
 
-def chat_fields(body: Mapping[str, Any], *, knows_effort: bool) -> dict[str, Any]:
-    """Of a `ChatCompletionRequest`. `knows_effort`: whether the model's template asks for an effort.
+def chat_fields(body: Mapping[str, Any], *, known: Knowledge) -> dict[str, Any]:
+    """Of a `ChatCompletionRequest`, for a model that knows what is `known`.
 
     Raises InvalidRequest and UnsupportedParameter.
     """
     fields = honoured(body, engine=ENGINE, passed=_CHAT, translated=_CHAT_TRANSLATED)
-    if "reasoning_effort" in fields and not knows_effort:
+    if "reasoning_effort" in fields and not known.effort:
         raise UnsupportedParameter(
             "'reasoning_effort' cannot be honoured by this model: leave it out", param="reasoning_effort"
         )
@@ -79,6 +80,8 @@ def chat_fields(body: Mapping[str, Any], *, knows_effort: bool) -> dict[str, Any
         )
     for message, content in _contents(body["messages"]):
         _check_media(message, content)
+    if not known.developer:
+        fields["messages"] = [_from_system(message) for message in fields["messages"]]
     return fields | _sampled(fields) | _stream_fields(body) | _tool_fields(body) | _constraint_fields(body)
 
 
@@ -164,6 +167,10 @@ def _contents(messages: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(content, list):
             for place, part in enumerate(content):
                 yield f"messages.{index}.content.{place}", part
+
+
+def _from_system(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**message, "role": "system"} if message["role"] == "developer" else message
 
 
 def _check_media(place: str, part: Any) -> None:
