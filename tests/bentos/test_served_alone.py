@@ -51,6 +51,12 @@ def test_llm(serve_model: Callable[[str, str], Served]) -> None:
         model="smollm2-135m-instruct", prompt="One, two, three,", max_tokens=5, temperature=0
     )
     assert "four" in completion.choices[0].text
+    asked = {"model": "smollm2-135m-instruct", "max_tokens": 30, "temperature": 0, "messages": FRUITS}
+    message = served.post("/v1/messages", json=asked).json()
+    assert "Bananas" in message["content"][0]["text"]
+    counted = served.post("/v1/messages/count_tokens", json={"model": asked["model"], "messages": FRUITS})
+    used = message["usage"]
+    assert counted.json() == {"input_tokens": used["input_tokens"] + used["cache_read_input_tokens"]}
     native = served.post("/generate", json={"prompt": "Name three fruits.", "max_tokens": 30})
     assert native.status_code == 200 and len(native.text) > 10
     counts = served.get("/metrics").text
