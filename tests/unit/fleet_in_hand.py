@@ -52,10 +52,12 @@ class FleetInHand:
     def send(self, event: Event) -> list[Effect]:
         return [e for e in self.core.handle(event, self.now) if not isinstance(e, (Changed, StartFailed))]
 
-    def arrive(self, model: str, want: Want = Want.LEASE, *, prefix: Sequence[int] = ()) -> list[Effect]:
+    def arrive(
+        self, model: str, want: Want = Want.LEASE, *, prefix: Sequence[int] = (), fresh: bool = False
+    ) -> list[Effect]:
         """The next ticket's: `self.tickets` is its number afterwards."""
         self.tickets += 1
-        return self.send(Arrive(self.tickets, model, want, self.terms.get(model, Terms()), prefix))
+        return self.send(Arrive(self.tickets, model, want, self.terms.get(model, Terms()), prefix, fresh))
 
     def prepared(self, model: str, need: int | None = None, *, device: str = "cpu") -> list[Effect]:
         known = None if need is None else {device: need}

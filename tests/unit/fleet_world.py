@@ -169,6 +169,8 @@ class Outside:
     processes: dict[str, Process] = field(default_factory=dict)
     open: dict[int, tuple[str, Want]] = field(default_factory=dict)
     """Tickets without an answer."""
+    fresh: set[int] = field(default_factory=set)
+    """Tickets for a replica of the newest spec."""
     leases: dict[int, str] = field(default_factory=dict)
     """Ticket to replica id."""
     stopping: dict[int, set[str]] = field(default_factory=dict)
@@ -236,7 +238,10 @@ class FleetWorld:
         model, want = choose(MODELS), choose(WANTS)
         self.numbers += 1
         self.world.open[self.numbers] = (model, want)
-        self.send(Arrive(self.numbers, model, want, TERMS[model], (1, 2, self.numbers % 3)))
+        fresh = want is Want.LEASE and choose([False, False, True])
+        if fresh:
+            self.world.fresh.add(self.numbers)
+        self.send(Arrive(self.numbers, model, want, TERMS[model], (1, 2, self.numbers % 3), fresh))
 
     def withdraw(self, choose: Choose) -> None:
         if self.world.open:
@@ -467,6 +472,8 @@ class FleetWorld:
             assert replica_id is not None
             process = self.world.processes[replica_id]
             assert process.model == model
+            newest = process.generation == self.world.generations[model]
+            assert newest or ticket not in self.world.fresh, "a lease on a replica of an older spec"
             assert process.ready, "a lease on a replica that is not ready"
             assert not process.terminated, "a lease on a replica that is going"
             assert not process.silent, "a lease on a replica that hangs"

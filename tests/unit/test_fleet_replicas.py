@@ -9,6 +9,7 @@ from ekiben.fleet.events import (
     Adopted,
     Answered,
     Exited,
+    Fail,
     FirstByte,
     Grant,
     Keep,
@@ -253,3 +254,28 @@ def test_number_of_replicas_follows_demand() -> None:
     assert not can_spare_one(terms, demand=4, replicas=2)
     assert can_spare_one(terms, demand=3, replicas=2)
     assert not can_spare_one(terms, demand=0, replicas=1)
+
+
+def test_what_only_the_new_spec_has_waits_for_its_replica(fleet: FleetInHand) -> None:
+    """An adapter that was added just now: the old replica would not know it."""
+    old = fleet.ready(M, 10)
+    fleet.send(Replace(M, Terms()))
+    assert fleet.arrive(M, fresh=True) == []
+    assert fleet.arrive(M) == [Grant(3, old)], "everybody else is served by the old one"
+    (launch,) = fleet.prepared(M, 10)
+    assert isinstance(launch, Launch)
+    effects = fleet.report(launch.replica_id, Stage.READY)
+    assert Grant(2, launch.replica_id) in effects
+    assert fleet.arrive(M, fresh=True) == [Grant(4, launch.replica_id)]
+
+
+def test_a_new_spec_that_does_not_start_fails_only_those_who_need_it(fleet: FleetInHand) -> None:
+    old = fleet.ready(M, 10)
+    fleet.send(Replace(M, Terms()))
+    fleet.arrive(M, fresh=True)
+    (failed,) = fleet.send(Prepared(M, FetchFailed("no such adapter")))
+    assert isinstance(failed, Fail) and failed.ticket == 2
+    (again,) = fleet.arrive(M, fresh=True)
+    assert isinstance(again, Fail), "it is not tried with every request"
+    assert fleet.arrive(M) == [Grant(4, old)]
+    assert fleet.core.models[M].state is State.READY

@@ -51,6 +51,9 @@ class Models:
                 return entry
         raise ModelNotFound(name)
 
+    def meaning(self, name: str) -> str:
+        return name
+
     def entries(self) -> Sequence[Entry]:
         return self.all
 

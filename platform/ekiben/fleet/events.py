@@ -35,6 +35,8 @@ class Arrive:
     terms: Terms
     prefix: Sequence[int] = ()
     """Hashes of the conversation's growing beginnings, shortest first."""
+    fresh: bool = False
+    """Only a replica of the spec as it is now will do: an older one lacks what is asked for."""
 
 
 @dataclass(frozen=True, slots=True)

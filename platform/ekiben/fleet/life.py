@@ -315,14 +315,16 @@ class Life:
         pause_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** (model.failures - 1))
         model.unasked_after = now + max(pause_s, UNASKED_PAUSE_S)
         model.wanted = None
-        if any(replica.starting or replica.state is State.READY for replica in model.replicas.values()):
+        if any(replica.starting or replica.state is State.READY for replica in model.current):
             return  # what there is goes on
         wait_s = 0.0
         if isinstance(error, EngineError) and error.retryable is not False:
             wait_s = error.retry_after_s = pause_s
         model.failure = Failure(error, now + wait_s)
-        for ticket in [t for t, waiter in model.waiting.items() if waiter.want is not Want.COLD]:
-            self._state.answer(model, ticket, error)
+        outdated = any(replica.state is State.READY for replica in model.replicas.values())
+        for ticket, waiter in list(model.waiting.items()):
+            if waiter.want is not Want.COLD and (waiter.fresh or not outdated):
+                self._state.answer(model, ticket, error)
 
     # New specs
 

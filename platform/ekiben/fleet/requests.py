@@ -25,7 +25,7 @@ class Requests:
     def arrive(self, event: Arrive, now: float) -> None:
         """Granted, refused, or in line."""
         model = self._state.model(event.model, event.terms)
-        if refusal := self._refusal(model, now):
+        if refusal := self._refusal(model, event, now):
             self._state.emit(Fail(event.ticket, refusal))
             return
         if event.want is Want.LEASE and _note_use(model, now):
@@ -33,8 +33,9 @@ class Requests:
         if event.want is Want.WEIGHTS and model.replicas:
             self._state.emit(Grant(event.ticket, None))
             return
-        waiter = Waiter(event.want, event.prefix)
-        if event.want is not Want.WEIGHTS and (replica := choose(model.serving(now), event.prefix)):
+        waiter = Waiter(event.want, event.prefix, event.fresh)
+        serving = model.serving(now, fresh=event.fresh)
+        if event.want is not Want.WEIGHTS and (replica := choose(serving, event.prefix)):
             self._serve(replica, event.ticket, waiter, now)
             return
         model.waiting[event.ticket] = waiter
@@ -43,10 +44,11 @@ class Requests:
             _hurry(model)
         self._state.tell(model)
 
-    def _refusal(self, model: ModelState, now: float) -> EkibenError | None:
+    def _refusal(self, model: ModelState, event: Arrive, now: float) -> EkibenError | None:
         if self._state.shutting_down:
             return ShuttingDown("the platform is shutting down")
-        if model.failure is not None and now < model.failure.retry_at and not model.replicas:
+        there = model.current if event.fresh else model.replicas
+        if model.failure is not None and now < model.failure.retry_at and not there:
             return model.failure.as_error(now)
         if len(model.waiting) >= self._state.rules.max_waiting:
             return QueueFull(f"{len(model.waiting)} requests are waiting for {model.name!r}: try again later")
@@ -104,11 +106,12 @@ class Requests:
         for ticket, waiter in list(model.waiting.items()):
             if waiter.want is Want.COLD and waiter.leaving.isdisjoint(model.replicas):
                 self._state.answer(model, ticket)
-        serving = model.serving(now)
-        if not serving:
+        if not model.serving(now):
             return
         for ticket, waiter in list(model.waiting.items()):
-            if waiter.want in (Want.LEASE, Want.LOADED) and (replica := choose(serving, waiter.prefix)):
+            if waiter.want not in (Want.LEASE, Want.LOADED):
+                continue
+            if replica := choose(model.serving(now, fresh=waiter.fresh), waiter.prefix):
                 del model.waiting[ticket]
                 del self._state.tickets[ticket]
                 self._serve(replica, ticket, waiter, now)

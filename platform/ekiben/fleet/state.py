@@ -73,6 +73,8 @@ class Failure:
 class Waiter:
     want: Want
     prefix: Sequence[int] = ()
+    fresh: bool = False
+    """Only a replica of the model's spec as it is now will do."""
     leaving: frozenset[str] = frozenset()
     """For COLD: the replicas whose end is waited for."""
 
@@ -211,9 +213,10 @@ class ModelState:
             if replica.state not in (State.DRAINING, State.SLEPT) and not replica.outdated
         ]
 
-    def serving(self, now: float) -> list[Replica]:
-        """Those that a request may be given to."""
-        return [replica for replica in self.replicas.values() if replica.can_serve(now)]
+    def serving(self, now: float, *, fresh: bool = False) -> list[Replica]:
+        """Those that a request may be given to; `fresh`: of the spec as it is now."""
+        able = [replica for replica in self.replicas.values() if replica.can_serve(now)]
+        return [replica for replica in able if not replica.outdated] if fresh else able
 
     @property
     def state(self) -> State:

@@ -72,6 +72,9 @@ class Models(Protocol):
     def get(self, name: str) -> CatalogEntry:
         """By name or alias. Raises ModelNotFound."""
 
+    def meaning(self, name: str) -> str:
+        """What an alias that a user has set stands for; any other name as it is."""
+
     def entries(self) -> Sequence[CatalogEntry]:
         """All of them, by name."""
 
@@ -150,7 +153,9 @@ class Supervisor:
         self, model: str, *, wait_s: float | None = None, prefix: Prefix | None = None
     ) -> Lease:
         spec = self._models.get(model).spec
-        ticket, replica = await self._ask(spec, Want.LEASE, wait_s, prefix)
+        # An adapter may have been added just now: then replicas of the earlier spec lack it.
+        fresh = spec.adapter_of(self._models.meaning(model)) is not None
+        ticket, replica = await self._ask(spec, Want.LEASE, wait_s, prefix, fresh=fresh)
         if replica is None:
             raise AssertionError("a lease was granted without a replica")
         self._witness.used(spec.name)
@@ -317,9 +322,15 @@ class Supervisor:
     # Tickets
 
     async def _ask(
-        self, spec: ModelSpec, want: Want, wait_s: float | None, prefix: Prefix | None = None
+        self,
+        spec: ModelSpec,
+        want: Want,
+        wait_s: float | None,
+        prefix: Prefix | None = None,
+        *,
+        fresh: bool = False,
     ) -> tuple[int, Granted | None]:
-        event = self._arrival(spec, want, prefix)
+        event = self._arrival(spec, want, prefix, fresh=fresh)
         future = self._tickets.open(event.ticket)
         self._post(event)
         if future.done():  # a model that is ready grants at once
@@ -336,10 +347,12 @@ class Supervisor:
                 detail=progress.as_detail(),
             ) from None
 
-    def _arrival(self, spec: ModelSpec, want: Want, prefix: Prefix | None = None) -> Arrive:
+    def _arrival(
+        self, spec: ModelSpec, want: Want, prefix: Prefix | None = None, *, fresh: bool = False
+    ) -> Arrive:
         choice = prefix is not None and spec.replicas.max > 1 and self._core.has_choice(spec.name)
         parts = prefix() if choice and prefix is not None else ()
-        return Arrive(self._tickets.number(), spec.name, want, self._terms(spec), parts)
+        return Arrive(self._tickets.number(), spec.name, want, self._terms(spec), parts, fresh)
 
     # Effects
 
