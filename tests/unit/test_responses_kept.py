@@ -154,9 +154,10 @@ async def test_the_end_of_a_stream_is_held_back_until_it_is_kept() -> None:
 
 
 async def test_an_end_that_comes_in_pieces_is_held_back_whole() -> None:
+    """As large ones do: the first piece has many kilobytes, and so the head."""
     kept = Kept()
     heard = recorder(kept)
-    passed = b"".join(heard.hear(piece) for piece in (DELTA, LAST[:40], LAST[40:90], LAST[90:]))
+    passed = b"".join(heard.hear(piece) for piece in (DELTA, LAST[:100], LAST[100:120], LAST[120:]))
     assert passed == DELTA
     assert await heard.finish() == LAST
     assert kept.calls[0][0] == "completed"

@@ -23,6 +23,8 @@ _ENDS: Final = {
     b"event: response.incomplete\n": "incomplete",
     b"event: response.failed\n": "failed",
 }
+_WITH_RESPONSE: Final = b'"response":'
+"""In the few events that carry one; within a text its quotes would be escaped."""
 _NUMBER: Final = re.compile(rb'"sequence_number": ?(\d+)')
 
 
@@ -68,7 +70,7 @@ class Recorder:
         if self._final is not None:
             self._final += events
             return b""
-        at = self._end(events)
+        at = -1 if events.find(_WITH_RESPONSE) < 0 else self._end(events)
         if at < 0:
             self._last = events
             return events
