@@ -279,6 +279,20 @@ def test_pull_tells_where_the_weights_are_and_rm_leaves_them(run: CommandLine, t
     assert_fails(run("pull", "mine"), str(weights))
 
 
+def test_rm_keeps_weights_that_another_model_needs(run: CommandLine, tmp_path: Path) -> None:
+    weights = tmp_path / "shared.gguf"
+    weights.write_bytes(b"x" * 1234)
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.yaml").write_text(SPEC.format(name=name, path=weights))
+        run("model", "add", str(tmp_path / f"{name}.yaml"))
+    run("pull", "first")
+    assert run("model", "rm", "first", "--weights").stdout == "removed first\n"
+    assert run.json("model", "show", "second")["weights"] == str(weights)
+    done = run("model", "rm", "second", "--weights").stdout
+    assert done == "removed second\nremoved 1.2 kB of gguf weights\n"
+    assert weights.exists()
+
+
 # Settings
 
 
