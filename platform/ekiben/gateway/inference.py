@@ -43,7 +43,8 @@ INFERENCE: Final = (
     InferenceRoute(
         "/v1/completions", Ability.COMPLETE, ends_with_done=True, heartbeats=True, prefixes=prompt_prefixes
     ),
-    InferenceRoute("/v1/responses", Ability.CHAT, heartbeats=True),
+    InferenceRoute("/v1/responses", Ability.CHAT, heartbeats=True, remembered=True),
+    InferenceRoute("/v1/responses/input_tokens", Ability.CHAT, remembered=True),
     InferenceRoute("/v1/embeddings", Ability.EMBED),
     InferenceRoute("/rerank", Ability.RERANK),
     InferenceRoute("/v1/rerank", Ability.RERANK),
