@@ -71,8 +71,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def test_the_contract_is_kept(files: Path, tmp_path: Path) -> None:
-    await check_engine(LlamaCpp(), order(files / "bert.gguf", tmp_path))
-    await check_engine(LlamaCpp(), order(files / "rank.gguf", tmp_path, "rerank"))
+    """With a model whose tokens are bytes: the few words of the others cannot spell what the suite says."""
+    await check_engine(LlamaCpp(), order(files / "causal.gguf", tmp_path))
 
 
 async def test_a_text_has_the_same_vector_alone_and_in_company(files: Path, tmp_path: Path) -> None:
