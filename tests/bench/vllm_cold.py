@@ -42,20 +42,18 @@ REQUEST: Final = {
 
 def main(home: Path, runs: int) -> None:
     folder = smollm2_folder()
-    served = [_served(home, folder, stock=stock) for stock in (False, True) for _ in range(runs)]
     with _platform(home, folder) as platform:
-        first = _first_token_s(platform.url)
-        forked = [_cold(platform) for _ in range(runs)]
-    same, stock = median(served[:runs]), median(served[runs:])
-    row = {
-        "ekiben_first_start_s": first,
-        "ekiben_cold_s": median(forked),
-        "vllm_serve_same_flags_s": same,
-        "vllm_serve_stock_s": stock,
-        "ratio_to_same_flags": median(forked) / same,
-        "ratio_to_stock": median(forked) / stock,
-    }
-    print(json.dumps({name: round(value, 3) for name, value in row.items()}))
+        _print("ekiben_first_start_s", _first_token_s(platform.url))
+        forked = median(_cold(platform) for _ in range(runs))
+    _print("ekiben_cold_s", forked)
+    for name, stock in (("same_flags", False), ("stock", True)):
+        served = median(_served(home, folder, stock=stock) for _ in range(runs))
+        _print(f"vllm_serve_{name}_s", served)
+        _print(f"ratio_to_{name}", forked / served)
+
+
+def _print(name: str, value: float) -> None:
+    print(json.dumps({"benchmark": "vllm-cold", name: round(value, 3)}), flush=True)
 
 
 @contextmanager
