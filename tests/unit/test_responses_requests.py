@@ -29,6 +29,8 @@ async def test_a_conversation_becomes_messages() -> None:
             "content": [
                 {"type": "input_text", "text": "what is this"},
                 {"type": "input_image", "image_url": "data:image/png;base64,AA"},
+                {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
+                {"type": "input_file", "file_data": "data:,", "filename": "a.txt"},
             ],
         },
         {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "aG0="},
@@ -53,6 +55,7 @@ async def test_a_conversation_becomes_messages() -> None:
         "user",
     ]
     assert messages[1]["content"][1]["image_url"]["url"].startswith("data:")
+    assert [part["type"] for part in messages[1]["content"]] == ["text", "image_url", "input_audio", "file"]
     assert messages[2]["reasoning_content"] == "hm"
     assert messages[2]["content"] == [{"type": "text", "text": "let me see"}]
     assert [call["function"]["arguments"] for call in messages[2]["tool_calls"]] == ["{}", '{"input": "ls"}']

@@ -163,6 +163,10 @@ class _Rebuilt:
 
     def _union(self, members: Iterable[Any]) -> Any:
         flat = [*_flattened(members)]
+        if any(getattr(member, "__name__", "") == "ResponseInputImageParam" for member in flat):
+            from openai.types.responses import ResponseInputAudioParam
+
+            flat.append(ResponseInputAudioParam)  # the package has it, and lists it nowhere
         if str in flat:  # known names of models, say: they would only make the errors longer
             flat = [member for member in flat if get_origin(member) is not Literal]
         objects = [member for member in flat if typing_extensions.is_typeddict(member)]
