@@ -17,7 +17,8 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ekiben.contract import InvalidRequest, TokenizeRequest, UnsupportedParameter
+from ekiben.contract import InvalidRequest, LoadFailed, TokenizeRequest, UnsupportedParameter
+from ekiben_transformers.engine import Transformers
 from ekiben_transformers.model import TextModel
 from tests.smollm2_folder import smollm2_folder
 from tests.transformers_engine import asked, chat, complete, loaded, order
@@ -304,3 +305,8 @@ async def test_the_tokenizer_is_shown(model: TextModel, library: tuple[Any, Any]
     with pytest.raises(InvalidRequest):
         await model.detokenize([10**9])
     assert model.max_model_tokens == 512
+
+
+async def test_quantization_says_what_it_needs(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(LoadFailed, match="int4 needs a GPU"):
+        await Transformers().load(order(folder, tmp_path, quantization="int4"))

@@ -72,6 +72,8 @@ def _quantization(request: LoadRequest) -> Any:
         return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
         )
+    if bits == "int4" and request.device.kind == "cpu":
+        raise LoadFailed("quantization: int4 needs a GPU: use int8, or a GGUF model with llama_cpp")
     _require("torchao", bits)
     from torchao.quantization import (  # type: ignore[import-not-found,unused-ignore]
         Int4WeightOnlyConfig,
