@@ -96,8 +96,21 @@ def _schema_problems(value: Any, schema: Mapping[str, Any]) -> list[str]:
 
 def _told(error: jsonschema.ValidationError) -> str:
     """Of the branches of a union, the one that the value came closest to."""
-    closest = jsonschema.exceptions.best_match([error]) or error
-    return f"{closest.json_path}: {closest.message[:300]}"
+    while branches := _by_branch(error):
+        error = min(branches.values(), key=_distance)[0]
+    return f"{error.json_path}: {error.message[:300]}"
+
+
+def _by_branch(error: jsonschema.ValidationError) -> dict[Any, list[jsonschema.ValidationError]]:
+    branches: dict[Any, list[jsonschema.ValidationError]] = {}
+    for inner in error.context or ():
+        branches.setdefault(inner.schema_path[0], []).append(inner)
+    return branches
+
+
+def _distance(errors: list[jsonschema.ValidationError]) -> tuple[bool, int]:
+    """A branch is another one altogether where not even the value's `type` fits."""
+    return any(error.path and error.path[-1] == "type" for error in errors), len(errors)
 
 
 def _form(value: Any, key: str = "") -> Any:

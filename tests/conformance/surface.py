@@ -200,10 +200,16 @@ EXTRAS: Final[dict[str, frozenset[str]]] = {
     "Model": frozenset({"state", "family", "abilities", "parent", "alias_of"}),
     "ChatCompletionMessage": frozenset({"reasoning_content"}),
     "ChoiceDelta": frozenset({"reasoning_content"}),
+    "Response": frozenset({"store"}),
+    "ResponseCustomToolCallInputDeltaEvent": frozenset({"obfuscation"}),
+    "ResponseFunctionCallArgumentsDeltaEvent": frozenset({"obfuscation"}),
     "ResponseFunctionCallArgumentsDoneEvent": frozenset({"name"}),
+    "ResponseReasoningTextDeltaEvent": frozenset({"obfuscation"}),
+    "ResponseRefusalDeltaEvent": frozenset({"obfuscation"}),
     "ResponseTextDeltaEvent": frozenset({"obfuscation"}),
 }
-"""Fields over those of the official types, by the type's name: all that there are."""
+"""Fields over those of the official types, by the type's name: all that there are. Of these, `store` and
+`obfuscation` are OpenAI's own, which its package's types leave out."""
 
 
 def row_of(method: str, path: str) -> Row | None:

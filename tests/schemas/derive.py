@@ -63,6 +63,8 @@ _KEPT: Final = frozenset(
         "type",
     }
 )
+_NULL_IN_EXAMPLES: Final = (("ModelResponseProperties", "user"), ("Response", "usage"))
+"""Properties that the description's own examples show as null, against their types."""
 _PREFIX: Final = "#/components/schemas/"
 
 
@@ -76,6 +78,8 @@ def derive(published: dict[str, Any]) -> dict[str, Any]:
         if name not in derived:
             derived[name] = _bare(components[name])
             wanted += _references(derived[name])
+    for name, property_name in _NULL_IN_EXAMPLES:
+        _allow_null(derived[name], property_name)
     return {"version": published["info"]["version"], "$defs": dict(sorted(derived.items()))}
 
 
@@ -95,6 +99,12 @@ def _bare(schema: Any) -> Any:
     if "allOf" in schema:
         bare["allOf"] = [_bare(branch) for branch in schema["allOf"]]
     return {"anyOf": [bare, {"type": "null"}]} if schema.get("nullable") else bare
+
+
+def _allow_null(schema: dict[str, Any], name: str) -> None:
+    for part in (schema, *schema.get("allOf", ())):
+        if name in part.get("properties", ()):
+            part["properties"][name] = {"anyOf": [part["properties"][name], {"type": "null"}]}
 
 
 def _references(schema: Any) -> list[str]:

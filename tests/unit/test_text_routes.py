@@ -194,6 +194,10 @@ async def test_another_content_type_is_refused() -> None:
         ({"metadata": {str(i): "x" for i in range(17)}}, "metadata"),
         ({"metadata": {"k": "x" * 513}}, "metadata"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
+        (
+            {"stream": True, "stream_options": {"include_obfuscation": True}},
+            "stream_options.include_obfuscation",
+        ),
     ],
 )
 async def test_values_out_of_range_are_named(fields: dict[str, Any], param: str) -> None:

@@ -95,6 +95,11 @@ def _check_shared(body: Mapping[str, Any]) -> None:
         raise InvalidRequest("'stop' holds an empty text: leave it out", param="stop")
     if body.get("stream_options") is not None and not body.get("stream"):
         raise InvalidRequest("'stream_options' needs 'stream' to be true", param="stream_options")
+    if (body.get("stream_options") or {}).get("include_obfuscation"):
+        raise UnsupportedParameter(
+            "streams are not padded here: leave out 'include_obfuscation'",
+            param="stream_options.include_obfuscation",
+        )
     _check_biases(body.get("logit_bias") or {})
     check_metadata(body.get("metadata") or {})
 
