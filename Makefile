@@ -31,7 +31,8 @@ test-vllm: $(VENV)/.installed-test ## the tests with vLLM, in an environment of 
 	$(BIN)/python -m tests.smollm2_folder
 	$(BIN)/ekiben engine install vllm --home $(VLLM_HOME)
 	$(BIN)/python -m pip --python $(VLLM_PYTHON) install -q hypothesis pytest pytest-asyncio pytest-timeout
-	$(VLLM_PYTHON) -m pytest -m vllm tests/integration/test_vllm.py $(PYTEST_ARGS)
+	$(VLLM_PYTHON) -m pytest -W ignore::pytest.PytestUnraisableExceptionWarning -m vllm \
+		tests/integration/test_vllm.py $(PYTEST_ARGS) # vLLM leaves sockets to the end of the process
 
 lint: $(VENV)/.installed-test ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
