@@ -1,0 +1,81 @@
+"""Same prompt, temperature 0: what Ekiben says is what the engine says by itself, token for token."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from tests.conformance.engines import model_on
+from tests.running import Platform
+
+TOKENS: Final = 48
+QUESTIONS: Final = (
+    "Name three fruits.",
+    "Write one sentence about the sea.",
+    "What is the capital of France?",
+)
+BARE_LLAMA: Final = """
+import json, sys, urllib.request
+import xllamacpp
+path, questions, tokens = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+parameters = xllamacpp.CommonParams()
+parameters.model.path = path
+parameters.n_parallel = 1
+parameters.n_ctx = 2048
+parameters.n_gpu_layers = 0
+parameters.hostnames = ["127.0.0.1"]
+parameters.port = 0
+server = xllamacpp.Server(parameters)
+told = []
+for question in questions:
+    body = {
+        "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": tokens,
+        "logprobs": True, "top_logprobs": 1,
+    }
+    request = urllib.request.Request(
+        server.listening_address + "/v1/chat/completions", json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
+    choice = json.load(urllib.request.urlopen(request))["choices"][0]
+    told.append([item["token"] for item in choice["logprobs"]["content"]])
+print("TOLD" + json.dumps(told))
+"""
+
+
+def alone(script: str, path: Path) -> list[Any]:
+    """What the engine says in a process of its own, without Ekiben."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path), json.dumps(QUESTIONS), str(TOKENS)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    told: list[Any] = json.loads(done.stdout.partition("TOLD")[2])
+    return told
+
+
+def ask(platform: Platform, model: str, question: str, **more: Any) -> Any:
+    return platform.client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": question}],
+        temperature=0,
+        max_tokens=TOKENS,
+        **more,
+    ).choices[0]
+
+
+def test_llama_cpp(platform: Platform, weights: Callable[[str], Path]) -> None:
+    model = model_on(platform, "llama_cpp")
+    expected = alone(BARE_LLAMA, weights(model))
+    for question, said in zip(QUESTIONS, expected, strict=True):
+        tokens = said[:-1] if said[-1] == "" else said  # the end of the turn, which is no text
+        choice = ask(platform, model, question, logprobs=True, top_logprobs=1)
+        assert [item.token for item in choice.logprobs.content] == tokens
+        assert "".join(tokens).startswith(choice.message.content)
+        assert ask(platform, model, question).message.content == choice.message.content
