@@ -11,7 +11,7 @@ VLLM_HOME ?= $(HOME)/.cache/ekiben-tests/vllm
 VLLM_PYTHON := $(VLLM_HOME)/engines/vllm/current/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-slow test-vllm lint format bench bench-cold clean
+.PHONY: help serve install test test-slow test-vllm lint format bench bench-cold bench-text clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ bench: $(VENV)/.installed-test ## the numbers of the README, as JSON lines
 
 bench-cold: $(VENV)/.installed-test ## cold starts beside other servers, which it installs in a cache folder
 	$(BIN)/python -m tests.bench.cold $(SECTIONS)
+
+bench-text: $(VENV)/.installed-test ## text through the platform beside the engines' own servers
+	$(BIN)/python -m tests.bench.text $(SECTIONS)
 
 clean: ## remove the virtual environment
 	rm -rf $(VENV)

@@ -8,7 +8,6 @@ on a socket of its own.
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import uvloop
 
 from tests.bench.home import MODEL
 from tests.bench.scripted_platform import scripted_platform
+from tests.bench.text.llama_cpp import own_socket
 from tests.bench.wire import ask, request
 from tests.running import Platform
 
@@ -37,16 +37,9 @@ def run(folder: Path, weights: Path) -> Iterator[dict[str, Any]]:
     try:
         real.post("/v1/completions", {"model": MODEL, "prompt": "One", "max_tokens": 1})
         (replica,) = real.model(MODEL)["replicas"]
-        yield from _compare(MODEL, _own_socket(replica), real.url, per_client=2)
+        yield from _compare(MODEL, own_socket(replica), real.url, per_client=2)
     finally:
         real.stop()
-
-
-def _own_socket(replica: dict[str, Any]) -> str:
-    """Where llama.cpp's server listens."""
-    folder = Path(replica["address"].removeprefix("unix://")).parent
-    (socket,) = folder.rglob("llama.sock")
-    return os.path.relpath(socket)
 
 
 def _compare(engine: str, direct: str, through: str, *, per_client: int) -> Iterator[dict[str, Any]]:

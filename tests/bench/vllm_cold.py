@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from tests.bench.cold.servers import free_port
 from tests.running import Platform
 from tests.smollm2_folder import smollm2_folder
 
@@ -42,9 +42,9 @@ REQUEST: Final = {
 
 def main(home: Path, runs: int) -> None:
     folder = smollm2_folder()
-    with _platform(home, folder) as platform:
-        _print("ekiben_first_start_s", _first_token_s(platform.url))
-        forked = median(_cold(platform) for _ in range(runs))
+    with platform(home, folder) as running:
+        _print("ekiben_first_start_s", wait_for_first_token(running.url))
+        forked = median(_cold(running) for _ in range(runs))
     _print("ekiben_cold_s", forked)
     for name, stock in (("same_flags", False), ("stock", True)):
         served = median(_served(home, folder, stock=stock) for _ in range(runs))
@@ -57,8 +57,8 @@ def _print(name: str, value: float) -> None:
 
 
 @contextmanager
-def _platform(home: Path, folder: Path) -> Iterator[Platform]:
-    """With the model in its catalog, in a home of its own that shares the engine's environment."""
+def platform(home: Path, folder: Path) -> Iterator[Platform]:
+    """One with the model in its catalog, in a home of its own that shares the engine's environment."""
     own = Path(tempfile.mkdtemp(prefix="ek-"))
     (own / "engines").symlink_to(home.absolute() / "engines", target_is_directory=True)
     options = {"max_model_len": CONTEXT, "max_num_seqs": SEQUENCES, "kv_cache_mb": CACHE_MB}
@@ -66,35 +66,41 @@ def _platform(home: Path, folder: Path) -> Iterator[Platform]:
     variant = {"format": "safetensors", "engine": "vllm", "source": source, "options": options}
     spec = {"name": NAME, "family": "llm", "abilities": ["chat", "complete"], "variants": [variant]}
     (own / "spec.json").write_text(json.dumps(spec))
-    platform = Platform(own, None).start()
+    running = Platform(own, None).start()
     try:
-        subprocess.run(platform.command("model", "add", str(own / "spec.json")), check=True)
-        yield platform
+        subprocess.run(running.command("model", "add", str(own / "spec.json")), check=True)
+        yield running
     finally:
-        platform.stop()
+        running.stop()
         shutil.rmtree(own, ignore_errors=True)
 
 
-def _cold(platform: Platform) -> float:
+def _cold(running: Platform) -> float:
     """From a stopped model. The zygote is there, as it is on a platform in use."""
-    platform.post(f"/api/models/{NAME}/stop")
-    platform.wait_for(NAME, "cold")
-    return _first_token_s(platform.url)
+    running.post(f"/api/models/{NAME}/stop")
+    running.wait_for(NAME, "cold")
+    return wait_for_first_token(running.url)
 
 
 def _served(home: Path, folder: Path, *, stock: bool) -> float:
-    """`vllm serve`, from the command on; `stock`: as it comes, but for the size of its cache."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """From the command on."""
+    began_s = time.monotonic()
+    with server(home, folder, stock=stock) as (url, process):
+        wait_for_first_token(url, process)
+        return time.monotonic() - began_s
+
+
+@contextmanager
+def server(home: Path, folder: Path, *, stock: bool) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """`vllm serve`, which may not listen yet; `stock`: as it comes, but for the size of its cache."""
+    port = free_port()
     flags = ["--served-model-name", NAME, "--port", str(port), "--host", "127.0.0.1"]
     flags += ["--kv-cache-memory-bytes", str(CACHE_MB * 2**20), "--max-num-seqs", str(SEQUENCES)]
     flags += ["--max-model-len", str(CONTEXT), *([] if stock else ["--enforce-eager"])]
     python = home.absolute() / "engines" / "vllm" / "current" / "bin" / "python"
     # What `vllm serve` runs; the command itself does not work in builds that are not called `vllm`.
     server_of_vllm = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
-    began_s = time.monotonic()
-    server = subprocess.Popen(
+    process = subprocess.Popen(
         [*server_of_vllm, *flags],
         env=os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
         stdout=subprocess.DEVNULL,
@@ -102,16 +108,15 @@ def _served(home: Path, folder: Path, *, stock: bool) -> float:
         start_new_session=True,
     )
     try:
-        _first_token_s(f"http://127.0.0.1:{port}", server)
-        return time.monotonic() - began_s
+        yield f"http://127.0.0.1:{port}", process
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
 
 
-def _first_token_s(url: str, server: subprocess.Popen[bytes] | None = None) -> float:
-    """Of a chat; with a `server` that may not listen yet, as soon as it does."""
+def wait_for_first_token(url: str, server: subprocess.Popen[bytes] | None = None) -> float:
+    """Seconds to that of a chat; with a `server` that may not listen yet, as soon as it does."""
     began_s = time.monotonic()
     body = json.dumps(REQUEST).encode()
     headers = {"content-type": "application/json"}

@@ -1,25 +1,14 @@
-"""`python -m tests.bench.cold [--rounds N] [SECTION…]`: rows as JSON lines on stdout, progress on stderr."""
+"""`python -m tests.bench.cold [--rounds N] [SECTION…]`: cold starts, beside other servers."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
-import tempfile
-import time
-import traceback
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Final
 
+from tests.bench import sections
 from tests.bench.cold import adoption, catalog, crowd, fairness, first_answers, first_token, memory, swap
-from tests.bench.cold.measure import ROUNDS, Bench, Row, say
-from tests.bench.home import weights_home
 
-Section = Callable[[Bench], Iterator[Row]]
-
-SECTIONS: Final[dict[str, Section]] = {
+SECTIONS: Final[dict[str, sections.Section]] = {
     "first-token": first_token.run,
     "first-answers": first_answers.run,
     "crowd": crowd.run,
@@ -30,44 +19,5 @@ SECTIONS: Final[dict[str, Section]] = {
     "catalog": catalog.run,
 }
 
-
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.cold")
-    parser.add_argument(
-        "sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; default: all"
-    )
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="default: %(default)s")
-    asked = parser.parse_args(arguments)
-    if unknown := [name for name in asked.sections if name not in SECTIONS]:
-        parser.error(f"no such section: {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
-    weights = weights_home()
-    cache = Path(os.environ.get("EKIBEN_BENCH_CACHE") or "~/.cache/ekiben-bench").expanduser().absolute()
-    cache.mkdir(parents=True, exist_ok=True)
-    names = asked.sections or SECTIONS
-    results = [_run(name, weights=weights, cache=cache, rounds=asked.rounds) for name in names]
-    return 0 if all(results) else 1
-
-
-def _run(name: str, *, weights: Path, cache: Path, rounds: int) -> bool:
-    """A section that breaks down is a row that says so; the others go on."""
-    say(f"{name}:")
-    started = time.perf_counter()
-    whole = True
-    with tempfile.TemporaryDirectory(prefix="ek-", ignore_cleanup_errors=True) as folder:
-        try:
-            for row in SECTIONS[name](Bench(Path(folder), weights, cache, rounds)):
-                _print({"section": name, **row})
-        except Exception as error:  # noqa: BLE001 - of any kind, a peer's too
-            traceback.print_exc()
-            _print({"section": name, "row": name, "failed": f"{type(error).__name__}: {error}"})
-            whole = False
-    say(f"{name}: took {time.perf_counter() - started:.0f} s")
-    return whole
-
-
-def _print(row: Row) -> None:
-    print(json.dumps(row), flush=True)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(sections.main("python -m tests.bench.cold", SECTIONS, sys.argv[1:]))

@@ -62,6 +62,18 @@ def router(
         yield Router(url)
 
 
+@contextmanager
+def llama_server(bench: Bench, weights: Path, *, name: str, flags: Sequence[str]) -> Iterator[str]:
+    """A llama-server of one model, without the router: its URL. Raises Unavailable."""
+    program = _program(environment("llama-router", _PACKAGES, cache=bench.cache))
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = [str(program), "-m", str(weights), "--alias", name, "--host", "127.0.0.1", "--port", str(port)]
+    log = bench.folder / "llama-server.log"
+    with running([*command, *flags], log=log, env={"LD_LIBRARY_PATH": str(program.parent)}) as process:
+        wait_for_answer(url + "/health", process)
+        yield url
+
+
 def cold(
     bench: Bench, weights: Path, *, name: str = NAME, crowd: Callable[[Ask], Ask] = lambda ask: ask
 ) -> Contender:
