@@ -55,7 +55,9 @@ def _header_problems(exchange: Exchange) -> Iterator[str]:
     if exchange.gateway and not exchange.headers.get("x-request-id"):
         yield "no x-request-id"
     retry = exchange.headers.get("retry-after")
-    if exchange.status in _WITH_RETRY and not (retry and retry.isdigit() and int(retry) >= 1):
+    hopeless = exchange.headers.get("x-should-retry") == "false"  # waiting would not help
+    told = retry is not None and retry.isdigit() and int(retry) >= 1
+    if exchange.status in _WITH_RETRY and not told and not hopeless:
         yield f"{exchange.status} with retry-after {retry!r}"
     if exchange.status == 405 and not exchange.headers.get("allow"):
         yield "405 without allow"

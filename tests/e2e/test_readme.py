@@ -110,8 +110,17 @@ def test_add_a_model(platform: Platform, folder: Path) -> None:
 
 
 def test_engine_install_of_what_is_there(platform: Platform, folder: Path) -> None:
-    command = block("sh", "engine install").replace(".venv/bin/ekiben", "ekiben")
+    command = block("sh", "engine install sentence_transformers").replace(".venv/bin/ekiben", "ekiben")
     assert run(f"{command.strip()} --dry-run", platform, folder).strip()
+
+
+def test_engines_in_environments_of_their_own(platform: Platform, folder: Path) -> None:
+    """What takes minutes is only asked for its help: building and removing have tests of their own."""
+    listing, *others = block("sh", "engine install vllm").strip().splitlines()
+    assert "vllm" in run(listing, platform, folder)
+    for command in others:
+        program, group, name, *_ = command.split()
+        assert "Usage:" in run(f"{program} {group} {name} --help", platform, folder)
 
 
 @pytest.fixture(scope="module")
