@@ -176,7 +176,8 @@ def _recorded_async(library: Any) -> Any:
 def _listen_to_http_client() -> None:
     connection: Any = http.client.HTTPConnection
     response: Any = http.client.HTTPResponse
-    request, getresponse, read = connection.request, connection.getresponse, response.read
+    request, getresponse = connection.request, connection.getresponse
+    read, readline = response.read, response.readline
 
     def request_noted(self: Any, method: str, url: str, body: Any = None, *rest: Any, **more: Any) -> None:
         self._asked = (method, url, body if isinstance(body, bytes) else b"")
@@ -192,10 +193,16 @@ def _listen_to_http_client() -> None:
         asked = getattr(self, "_asked", None)
         if amount is None and asked is not None:
             self._asked = None
-            _hear_http_client(self, asked, body)
+            _hear_http_client(self, asked, getattr(self, "_begun", b"") + body)
         return body
 
-    connection.request, connection.getresponse, response.read = request_noted, getresponse_noted, read_noted
+    def readline_noted(self: Any, limit: int = -1) -> Any:
+        line = readline(self, limit)
+        self._begun = getattr(self, "_begun", b"") + line
+        return line
+
+    connection.request, connection.getresponse = request_noted, getresponse_noted
+    response.read, response.readline = read_noted, readline_noted
 
 
 def _hear_http_client(response: Any, asked: tuple[str, str, bytes, str], body: bytes) -> None:

@@ -17,7 +17,7 @@ from anthropic import Anthropic
 from anthropic import APIStatusError as AnthropicError
 from openai import APIStatusError, OpenAI
 
-from tests.conformance.engines import LESS_OFTEN, TEXT_ENGINES, model_on
+from tests.conformance.engines import LESS_OFTEN, model_on
 from tests.conformance.scenarios import SCENARIOS, Outcome
 from tests.running import Platform
 
@@ -80,7 +80,7 @@ def run_with_node(weights_home: Path) -> Runner:
     return run
 
 
-@pytest.mark.parametrize("engine", TEXT_ENGINES)
+@pytest.mark.parametrize("engine", LESS_OFTEN)
 def test_python(platform: Platform, engine: str) -> None:
     check(platform, engine, run_with_python)
 
