@@ -4,9 +4,10 @@
 written for, and the platform refuses others before it imports anything of them.
 
 Read `engine` to write an engine, `source` to bring weights from somewhere new, `policy` to decide what
-stays in memory, `dialect` to speak another API, `abilities` for the requests and answers of each ability,
-`text` for what engines of text share, `manifest` for `plugin.toml`, and `testing` for the conformance suite
-that every plugin, first-party ones too, runs over itself.
+stays in memory, `dialect` to speak another API, `abilities` and `pictures` for the requests and answers
+of each ability, `batching` to have the requests of many clients computed together, `text` for what engines
+of text share, `manifest` for `plugin.toml`, and `testing` for the conformance suite that every plugin,
+first-party ones too, runs over itself.
 """
 
 from ekiben.contract.abilities import (
@@ -17,6 +18,10 @@ from ekiben.contract.abilities import (
     Embeddings,
     EmbedInput,
     EmbedRequest,
+    Moderate,
+    Moderated,
+    ModerateRequest,
+    Moderation,
     OcrLine,
     OcrPage,
     OcrRequest,
@@ -36,6 +41,7 @@ from ekiben.contract.abilities import (
     TranscriptSegment,
     TranscriptWord,
 )
+from ekiben.contract.batching import Batched, Batching, GivenUp, Item, Run
 from ekiben.contract.dialect import Dialect, DialectRoute, Events, Failure, Translation
 from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest, MemoryEstimate, Sleeper
 from ekiben.contract.manifest import (
@@ -54,6 +60,23 @@ from ekiben.contract.model import (
     ModelSpec,
     SourceSpec,
     Variant,
+)
+from ekiben.contract.pictures import (
+    Classify,
+    ClassifyRequest,
+    Detect,
+    DetectedObject,
+    Detection,
+    DetectRequest,
+    Drawn,
+    DrawRequest,
+    EditImage,
+    GenerateImage,
+    Label,
+    Picture,
+    Pixels,
+    Preview,
+    Step,
 )
 from ekiben.contract.policy import NOTABLE_GAP_S, Idle, Policy, Resident
 from ekiben.contract.source import FetchProgress, FetchRequest, Source
@@ -74,12 +97,23 @@ __all__ = [
     "NOTABLE_GAP_S",
     "Ability",
     "AudioChunk",
+    "Batched",
+    "Batching",
     "Chat",
+    "Classify",
+    "ClassifyRequest",
     "Complete",
     "ConfigError",
+    "Detect",
+    "DetectRequest",
+    "DetectedObject",
+    "Detection",
     "Device",
     "Dialect",
     "DialectRoute",
+    "DrawRequest",
+    "Drawn",
+    "EditImage",
     "Embed",
     "EmbedInput",
     "EmbedRequest",
@@ -94,33 +128,46 @@ __all__ = [
     "FetchFailed",
     "FetchProgress",
     "FetchRequest",
+    "GenerateImage",
+    "GivenUp",
     "Idle",
     "InvalidRequest",
+    "Item",
     "KeepAlive",
+    "Label",
     "LoadFailed",
     "LoadRequest",
     "LoadedModel",
     "Manifest",
     "MemoryEstimate",
     "ModelSpec",
+    "Moderate",
+    "ModerateRequest",
+    "Moderated",
+    "Moderation",
     "OcrLine",
     "OcrPage",
     "OcrRequest",
     "Option",
+    "Picture",
+    "Pixels",
     "PluginKind",
     "Policy",
+    "Preview",
     "ReadText",
     "RequestTooLarge",
     "Rerank",
     "RerankRequest",
     "Rerankings",
     "Resident",
+    "Run",
     "Sleeper",
     "Source",
     "SourceSection",
     "SourceSpec",
     "Speak",
     "SpeakRequest",
+    "Step",
     "TextRequest",
     "TokenizeRequest",
     "Tokenizer",

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
+from ekiben.contract.batching import Batched
 from ekiben.contract.model import Ability
+from ekiben.contract.pictures import Classify, Detect, EditImage, GenerateImage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +247,35 @@ class ReadText(Protocol):
         """All lines of text in the picture; none is a valid answer."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModerateRequest:
+    texts: Sequence[str]
+    """At least one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moderated:
+    """What is held against one text."""
+
+    scores: Mapping[str, float]
+    """0 to 1 by category: OpenAI's names where the model knows of the like, its own for others."""
+    flagged: frozenset[str] = frozenset()
+    """The categories whose scores are above the model's thresholds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moderation:
+    texts: Sequence[Moderated]
+    """One for each text, in order."""
+    prompt_tokens: int
+
+
+@runtime_checkable
+class Moderate(Protocol):
+    async def moderate(self, request: ModerateRequest) -> Moderation:
+        """Whether each of the texts is one that people would not want to read."""
+
+
 PROTOCOL_OF: Final[dict[Ability, type]] = {
     Ability.CHAT: Chat,
     Ability.COMPLETE: Complete,
@@ -254,5 +285,17 @@ PROTOCOL_OF: Final[dict[Ability, type]] = {
     Ability.TRANSLATE: Transcribe,
     Ability.SPEAK: Speak,
     Ability.READ_TEXT: ReadText,
+    Ability.CLASSIFY: Classify,
+    Ability.DETECT: Detect,
+    Ability.GENERATE_IMAGE: GenerateImage,
+    Ability.EDIT_IMAGE: EditImage,
+    Ability.MODERATE: Moderate,
 }
-"""What a loaded model must be an instance of, to have an ability."""
+"""What answers the requests of an ability."""
+
+
+def has_ability(model: object, ability: Ability) -> bool:
+    """Whether a loaded model has it: by a method of its own, or a `Batching` that the runtime works with."""
+    return isinstance(model, PROTOCOL_OF[ability]) or (
+        isinstance(model, Batched) and ability in model.batching
+    )

@@ -35,13 +35,20 @@ class Ability(StrEnum):
     TRANSLATE = "translate"
     SPEAK = "speak"
     READ_TEXT = "read_text"
+    CLASSIFY = "classify"
+    DETECT = "detect"
+    GENERATE_IMAGE = "generate_image"
+    EDIT_IMAGE = "edit_image"
+    MODERATE = "moderate"
 
 
 ABILITIES_OF_FAMILY: Final[dict[Family, frozenset[Ability]]] = {
     Family.LLM: frozenset({Ability.CHAT, Ability.COMPLETE}),
-    Family.EMBEDDING: frozenset({Ability.EMBED, Ability.RERANK}),
+    Family.EMBEDDING: frozenset({Ability.EMBED, Ability.RERANK, Ability.MODERATE}),
     Family.AUDIO: frozenset({Ability.TRANSCRIBE, Ability.TRANSLATE, Ability.SPEAK}),
-    Family.VISION: frozenset({Ability.READ_TEXT}),
+    Family.VISION: frozenset(
+        {Ability.READ_TEXT, Ability.CLASSIFY, Ability.DETECT, Ability.GENERATE_IMAGE, Ability.EDIT_IMAGE}
+    ),
 }
 
 TEXT_ABILITIES: Final = frozenset({Ability.CHAT, Ability.COMPLETE, Ability.EMBED, Ability.RERANK})

@@ -42,7 +42,6 @@ from typing import Any, Final
 from packaging.requirements import InvalidRequirement, Requirement
 
 from ekiben.contract.abilities import (
-    PROTOCOL_OF,
     Chat,
     Complete,
     Embed,
@@ -56,6 +55,7 @@ from ekiben.contract.abilities import (
     Tokenizer,
     Transcribe,
     TranscribeRequest,
+    has_ability,
 )
 from ekiben.contract.conforming import NotConforming, expect
 from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest, Sleeper
@@ -198,8 +198,8 @@ async def check_engine(engine: Engine, request: LoadRequest) -> None:
     try:
         for ability in sorted(request.model.abilities):
             expect(
-                isinstance(model, PROTOCOL_OF[ability]),
-                f"the spec says {ability.value!r}, the loaded model has no {PROTOCOL_OF[ability].__name__}",
+                has_ability(model, ability),
+                f"the spec says {ability.value!r}, which the loaded model has not",
             )
         await check_abilities(model, request.model, request.scratch)
         await _check_nap(model, request)

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from ekiben.contract.abilities import PROTOCOL_OF
+from ekiben.contract.abilities import has_ability
 from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest, MemoryEstimate, Sleeper
 from ekiben.contract.manifest import EngineSection, Manifest, problems
 from ekiben.contract.model import ModelSpec, Variant
@@ -323,7 +323,7 @@ def _need_report(estimate: MemoryEstimate, devices: tuple[Device, ...]) -> Repor
 
 
 def _check_abilities(loaded: LoadedModel, model: ModelSpec, engine_id: str) -> None:
-    lacking = sorted(a.value for a in model.abilities if not isinstance(loaded, PROTOCOL_OF[a]))
+    lacking = sorted(a.value for a in model.abilities if not has_ability(loaded, a))
     if lacking:
         raise LoadFailed(
             f"{model.name!r} is said to {', '.join(lacking)}, which {engine_id!r} did not make it able to: "
