@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # The engines that `make serve` installs; `make serve ENGINES=cpu,sentence_transformers` adds one.
 ENGINES ?= cpu
 TEST_ENGINES := cpu,sentence_transformers,transformers,huggingface,modelscope
+# More make no sense on a machine of a few cores: the tests start processes of their own.
+TEST_WORKERS ?= 2
 # Where `make test-vllm` keeps vLLM's environment from one run to the next.
 VLLM_HOME ?= $(HOME)/.cache/ekiben-tests/vllm
 VLLM_PYTHON := $(VLLM_HOME)/engines/vllm/current/bin/python
@@ -22,7 +24,7 @@ serve: $(VENV)/.installed-$(ENGINES) ## install, and run the platform in the for
 install: $(VENV)/.installed-$(ENGINES) ## install only
 
 test: $(VENV)/.installed-test ## install what the tests need, and run them all
-	$(BIN)/python -m pytest -m "not slow and not vllm" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup -m "not slow and not vllm" $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-test ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -30,9 +31,32 @@ def pytest_configure() -> None:
     tap.install()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several workers: whole files go together, and all that starts platforms is one worker's affair."""
+    for item in items:
+        part = item.path.relative_to(config.rootpath).parts[1]
+        group = "platforms" if part in ("bentos", "e2e") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+_heard_by_workers: list[int] = []
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker has ended."""
+    _heard_by_workers.append(getattr(node, "workeroutput", {}).get("heard", 0))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """What a worker leaves to the one who began it."""
+    if (left := getattr(session.config, "workeroutput", None)) is not None:
+        left["heard"] = sum(tap.heard().values())
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """How much was held to the published surface."""
-    if heard := sum(tap.heard().values()):
+    if heard := sum(tap.heard().values()) + sum(_heard_by_workers):
         terminalreporter.write_line(f"{heard} answers were held to the published surface")
 
 
