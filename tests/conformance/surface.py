@@ -86,6 +86,28 @@ _TOKENIZED: Final = _objects(
 )
 _DETOKENIZED: Final = {"type": "object", "required": ["prompt"], "properties": {"prompt": _TEXT}}
 _READ: Final = {"type": "object", "required": ["model", "text"], "properties": {"text": _TEXT}}
+_LABELLED: Final = {
+    "type": "object",
+    "required": ["label", "score"],
+    "properties": {"label": _TEXT, "score": {"type": "number", "minimum": 0, "maximum": 1}},
+}
+_CLASSIFIED: Final = {
+    "type": "object",
+    "required": ["id", "object", "created", "model", "labels"],
+    "properties": {"object": {"const": "classification"}, "labels": {"type": "array", "items": _LABELLED}},
+}
+_BOXED: Final = {
+    "required": ["box"],
+    "properties": {"box": {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}},
+}
+_DETECTED: Final = {
+    "type": "object",
+    "required": ["id", "object", "created", "model", "width", "height", "objects"],
+    "properties": {
+        "object": {"const": "detection"},
+        "objects": {"type": "array", "items": {"allOf": [_LABELLED, _BOXED]}},
+    },
+}
 _DELETED: Final = {
     "type": "object",
     "required": ["id", "object", "deleted"],
@@ -176,6 +198,8 @@ ROWS: Final = (
     Row("GET", "/v1/models", Shape("openai.pagination:SyncPage[Model]", "ListModelsResponse")),
     Row("GET", "/v1/models/{}", Shape("openai.types:Model", "Model")),
     Row("POST", "/v1/images/ocr", Shape(schema=_READ)),
+    Row("POST", "/v1/images/classify", Shape(schema=_CLASSIFIED)),
+    Row("POST", "/v1/images/detect", Shape(schema=_DETECTED)),
     *(Row("POST", f"{version}/rerank", Shape(schema=_RERANKED)) for version in ("", "/v1", "/v2")),
     *(Row("POST", f"{version}/tokenize", Shape(schema=_TOKENIZED)) for version in ("", "/v1")),
     *(Row("POST", f"{version}/detokenize", Shape(schema=_DETOKENIZED)) for version in ("", "/v1")),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 from typing import Any
@@ -26,15 +25,9 @@ class Page:
 
     def __init__(self) -> None:
         self.images: list[bytes] = []
-        self.reading = 0
-        self.most = 0
 
     async def read_text(self, request: OcrRequest) -> OcrPage:
         self.images.append(request.image)
-        self.reading += 1
-        self.most = max(self.most, self.reading)
-        await asyncio.sleep(0)
-        self.reading -= 1
         width, height = Image.open(io.BytesIO(request.image)).size
         box = [(0.0, 1.0), (20.0, 1.5), (20.0, 9.0), (0.0, 8.5)]
         lines = [OcrLine(text=text, score=0.875, box=box) for text in ("PLATFORM 3", "to Kyoto")]
@@ -147,12 +140,3 @@ async def test_wrong_requests(request_parts: dict[str, Any], status: int, param:
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (status, param)
     assert not engine.images
-
-
-async def test_few_pictures_are_decoded_at_once() -> None:
-    engine = Page()
-    async with client(MODEL, engine, ocr.ROUTES) as http:
-        body = {"model": MODEL.name, "image": data_url(picture())}
-        answers = await asyncio.gather(*(http.post(URL, json=body) for _ in range(12)))
-    assert [answer.status_code for answer in answers] == [200] * 12
-    assert engine.most <= ocr.MAX_DECODED

@@ -57,6 +57,8 @@ INFERENCE: Final = (
     InferenceRoute("/v1/audio/translations", Ability.TRANSLATE, frozenset({FORM_TYPE})),
     InferenceRoute("/v1/audio/speech", Ability.SPEAK),
     InferenceRoute("/v1/images/ocr", Ability.READ_TEXT, frozenset({JSON_TYPE, FORM_TYPE})),
+    InferenceRoute("/v1/images/classify", Ability.CLASSIFY, frozenset({JSON_TYPE, FORM_TYPE})),
+    InferenceRoute("/v1/images/detect", Ability.DETECT, frozenset({JSON_TYPE, FORM_TYPE})),
 )
 CHAT_PATH: Final = "/v1/chat/completions"
 PATHS: Final = frozenset(entry.path for entry in INFERENCE)

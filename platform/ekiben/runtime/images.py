@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ekiben.errors import InvalidRequest
@@ -17,20 +18,28 @@ if TYPE_CHECKING:
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS: Final = 64_000_000
+MAX_FILE_BYTES: Final = 256 * 2**20
 
 _ORIENTATION_TAG: Final = 0x0112
 _SIXTEEN_BIT_MODES: Final = ("I;16", "I;16B", "I;16L", "I;16N")
 
 
-def upright_png(data: bytes) -> bytes:
+def pixel_count(source: Path | bytes) -> int:
+    """How many pixels it has by its header. Blocking, quick. Raises as `upright_png`."""
+    with _open(source) as image:
+        return image.width * image.height
+
+
+def upright_png(source: Path | bytes) -> bytes:
     """The first frame of a picture, turned as its EXIF says, as an uncompressed PNG.
 
     Blocking. Raises InvalidRequest (param `image`) for what is no picture, broken or too large.
     """
-    image = _open(data)
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise _invalid(f"has {width}x{height} pixels, the limit is {MAX_PIXELS:,} in all")
+    with _open(source) as image:
+        return _rewritten(image)
+
+
+def _rewritten(image: Image) -> bytes:
     try:
         image.load()
         frame = _eight_bit(image)
@@ -44,14 +53,25 @@ def upright_png(data: bytes) -> bytes:
     return png.getvalue()
 
 
-def _open(data: bytes) -> Image:
+def _open(source: Path | bytes) -> Image:
     """The picture by its header alone; its pixels are not decoded yet."""
+    size_bytes = source.stat().st_size if isinstance(source, Path) else len(source)
+    if not size_bytes:
+        raise _invalid("is empty")
+    if size_bytes > MAX_FILE_BYTES:
+        raise _invalid(f"has {size_bytes:,} bytes, the limit is {MAX_FILE_BYTES:,}")
+    image = _header(source)
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise _invalid(f"has {image.width}x{image.height} pixels, the limit is {MAX_PIXELS:,} in all")
+    return image
+
+
+def _header(source: Path | bytes) -> Image:
     from PIL import Image, UnidentifiedImageError
 
-    if not data:
-        raise _invalid("is empty")
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _invalid(f"has too many pixels, the limit is {MAX_PIXELS:,}") from None
     except UnidentifiedImageError:

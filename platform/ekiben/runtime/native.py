@@ -19,10 +19,12 @@ from bentoml.exceptions import BentoMLException
 from bentoml.validators import ContentType
 from pydantic import Field
 
-from ekiben.contract import abilities
+from ekiben.contract import abilities, pictures
 from ekiben.contract.model import Ability, Family
 from ekiben.errors import EkibenError, InvalidRequest
+from ekiben.runtime.darkroom import darkroom
 from ekiben.runtime.host import ModelHost
+from ekiben.runtime.recognition import rendered_detection, rendered_labels
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -174,7 +176,8 @@ class VisionBento(FamilyBento):
         """The lines of text in a picture, with their boxes and scores."""
         with _as_bentoml_errors():
             model: abilities.ReadText = self.able(Ability.READ_TEXT)
-            page = await model.read_text(abilities.OcrRequest(image=image.read_bytes()))
+            async with darkroom().developed(image) as upright:
+                page = await model.read_text(abilities.OcrRequest(image=upright))
         return {
             "width": page.width,
             "height": page.height,
@@ -184,3 +187,30 @@ class VisionBento(FamilyBento):
                 for line in page.lines
             ],
         }
+
+    @_api
+    async def classify(
+        self,
+        image: Path,
+        labels: Annotated[list[str], Field(description="what to choose from; empty: the model's own")] = [],  # noqa: B006
+        top_k: int = Field(default=5, ge=1, description="how many of the likeliest labels to show"),
+    ) -> list[dict[str, Any]]:
+        """What a picture shows: the likeliest labels with their scores."""
+        with _as_bentoml_errors():
+            model: pictures.Classify = self.able(Ability.CLASSIFY)
+            async with darkroom().developed(image) as upright:
+                found = await model.classify(pictures.ClassifyRequest(image=upright, labels=labels))
+        return rendered_labels(found[:top_k])
+
+    @_api
+    async def detect(
+        self,
+        image: Path,
+        threshold: float = Field(default=0.5, ge=0, le=1, description="objects of lower scores are left out"),
+    ) -> dict[str, Any]:
+        """The objects in a picture, with their boxes and scores."""
+        with _as_bentoml_errors():
+            model: pictures.Detect = self.able(Ability.DETECT)
+            async with darkroom().developed(image) as upright:
+                found = await model.detect(pictures.DetectRequest(image=upright, threshold=threshold))
+        return rendered_detection(found)

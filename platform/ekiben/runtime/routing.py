@@ -23,6 +23,7 @@ ABILITIES_OF_MODULE: Final[dict[str, frozenset[Ability]]] = {
     "ekiben.runtime.tokens": TEXT_ABILITIES,
     "ekiben.runtime.audio": frozenset({Ability.TRANSCRIBE, Ability.TRANSLATE, Ability.SPEAK}),
     "ekiben.runtime.ocr": frozenset({Ability.READ_TEXT}),
+    "ekiben.runtime.recognition": frozenset({Ability.CLASSIFY, Ability.DETECT}),
 }
 ABILITY_OF_PATH: Final[dict[str, Ability]] = {
     "/v1/chat/completions": Ability.CHAT,
@@ -37,6 +38,8 @@ ABILITY_OF_PATH: Final[dict[str, Ability]] = {
     "/v1/audio/translations": Ability.TRANSLATE,
     "/v1/audio/speech": Ability.SPEAK,
     "/v1/images/ocr": Ability.READ_TEXT,
+    "/v1/images/classify": Ability.CLASSIFY,
+    "/v1/images/detect": Ability.DETECT,
 }
 TOKENIZER_PATHS: Final = frozenset({"/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize"})
 """For every model that reads text, if its engine shows its tokenizer."""
