@@ -17,6 +17,7 @@ from ekiben.clock import Clock
 from ekiben.errors import EkibenError, InvalidRequest
 from ekiben.gateway.answers import OPENAI, Answer
 from ekiben.gateway.asgi import Headers, Receive, Scope, Send
+from ekiben.gateway.http_transport import DIRECT_BODY, DirectBody
 
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 VERSION_HEADER: Final = (b"openai-version", b"2020-10-01")
@@ -53,6 +54,7 @@ class Exchange:
 
     __slots__ = (
         "_clock",
+        "_direct",
         "_receive",
         "_resting",
         "_send",
@@ -112,6 +114,7 @@ class Exchange:
         self.first_byte_at: float | None = None
         self.started_at = self.moved_at = clock.monotonic()
         self._clock = clock
+        self._direct: DirectBody | None = scope.get("extensions", {}).get(DIRECT_BODY)
         self._receive = receive
         self._send = send
         self._task: asyncio.Task[object] | None = asyncio.current_task()
@@ -230,6 +233,17 @@ class Exchange:
             self.complete = True
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
         self.waits_for = self._resting
+        self.moved_at = self._clock.monotonic()
+
+    @property
+    def takes_at_once(self) -> bool:
+        """Whether a piece of the body can be sent without waiting; not with every server."""
+        return self._direct is not None and self._direct.open
+
+    def write_at_once(self, data: bytes) -> None:
+        """Send a piece of the body, some bytes at least. Only while `takes_at_once`."""
+        assert self._direct is not None, "wrote at once where that cannot be"
+        self._direct.write(data)
         self.moved_at = self._clock.monotonic()
 
     def expect_replica(self) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ekiben.errors import InvalidRequest
 from ekiben.gateway.answers import OPENAI
-from ekiben.gateway.http_transport import JoiningTransport
+from ekiben.gateway.http_transport import DIRECT_BODY, DirectBody, JoiningTransport
 
 HEAD_TIMEOUT_S: Final = 30.0
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -58,6 +58,9 @@ class HttpProtocol(HttpToolsProtocol):
             raise ValueError("the head of the request is too large")
         self._joining.expect_head()
         super().on_headers_complete()
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.scope is self.scope:  # its task has not begun
+            self.scope["extensions"] = {DIRECT_BODY: DirectBody(cycle)}  # type: ignore[dict-item]
 
     def _head_is_too_large(self) -> bool:
         if self._head_bytes <= MAX_HEAD_BYTES:

@@ -1,13 +1,19 @@
-"""A transport that lets the head of an answer wait for the first bytes of its body.
+"""What lies between uvicorn and the socket: answers in fewer packets, and bodies without detours.
 
-uvicorn writes the two apart. Sent together they cost one system call and one packet instead of two, and
-wake the client once. Bytes are never changed, and none waits beyond the turn of the loop it was written in.
+uvicorn writes the head of an answer and its body apart. Sent together they cost one system call and one
+packet instead of two, and wake the client once. Bytes are never changed, and none waits beyond the turn of
+the loop it was written in.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+DIRECT_BODY: Final = "ekiben.direct_body"
+"""Among the `extensions` of a scope: its `DirectBody`."""
 
 
 class JoiningTransport(asyncio.Transport):
@@ -64,3 +70,30 @@ class JoiningTransport(asyncio.Transport):
             self._flush.cancel()
             self._flush = None
         return held
+
+
+class DirectBody:
+    """Sends pieces of a body from within a callback, where nobody can wait.
+
+    An ASGI server makes a sender wait for a slow client, so it needs a task that is woken for each piece.
+    That costs more than the piece itself, when the piece is a token.
+    """
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    @property
+    def open(self) -> bool:
+        """Whether the head was sent, the client reads as fast as it is written to, and nothing has ended."""
+        cycle = self._cycle
+        return (
+            cycle.response_started
+            and cycle.chunked_encoding is True
+            and not cycle.flow.write_paused
+            and not cycle.disconnected
+            and not cycle.response_complete
+        )
+
+    def write(self, data: bytes) -> None:
+        """Only while it is open; some bytes at least."""
+        self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))

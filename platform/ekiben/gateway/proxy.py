@@ -247,8 +247,17 @@ class _Answer:
         if not exchange.status:
             await exchange.start_events()
         stream = EventStream()
+
+        def at_once(data: bytes) -> bool:
+            """Straight on to the client: a task that is woken costs more than a token."""
+            if not exchange.takes_at_once:
+                return False
+            if ready := stream.feed(data):
+                exchange.write_at_once(ready)
+            return True
+
         try:
-            while data := await connection.read():
+            while data := await connection.read(None if listener else at_once):
                 ready = stream.feed(data)
                 if ready and (listener is None or (ready := listener.hear(ready))):
                     await exchange.write(ready)

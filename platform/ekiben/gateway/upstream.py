@@ -7,7 +7,8 @@ any byte of an answer has come, and whether an answer that ended was whole. Bodi
 from __future__ import annotations
 
 import asyncio
-from typing import Final, cast
+from collections.abc import Callable
+from typing import Final, TypeAlias, cast
 
 import httptools
 
@@ -22,6 +23,10 @@ KEEP_IDLE_S: Final = 30.0
 BUFFER_BYTES: Final = 256 * 1024
 """Read ahead of the client at most about so much."""
 MAX_HEADER_BYTES: Final = 64 * 1024
+
+
+AtOnce: TypeAlias = Callable[[bytes], bool]
+"""Is offered bytes, and says whether it has taken them. Must not raise."""
 
 
 class Unreachable(Exception):
@@ -54,6 +59,7 @@ class Connection(asyncio.Protocol):
         self._busy = False
         self._until_close = False
         self._waiter: asyncio.Future[None] | None = None
+        self._at_once: AtOnce | None = None
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
 
@@ -68,6 +74,11 @@ class Connection(asyncio.Protocol):
     def at_end(self) -> bool:
         """Whether all of the answer has been read."""
         return self.finished and not self._chunks
+
+    @property
+    def _over(self) -> bool:
+        """Whether nothing more will come."""
+        return self.finished or self._lost is not None
 
     async def request(self, head: bytes, body: Body) -> None:
         """Send a request. Stops early, without an error, when an answer comes before all of it was sent."""
@@ -99,14 +110,24 @@ class Connection(asyncio.Protocol):
                 raise UpstreamLost(self._lost)
             await self._wait()
 
-    async def read(self) -> bytes:
-        """What has come of the body, or b"" at its end. Raises UpstreamLost when it is cut short."""
-        while not self._chunks:
-            if self.finished:
-                return b""
-            if self._lost is not None:
-                raise UpstreamLost(self._lost)
-            await self._wait()
+    async def read(self, at_once: AtOnce | None = None) -> bytes:
+        """What has come of the body, or b"" at its end. Raises UpstreamLost when it is cut short.
+
+        `at_once` is offered whatever comes while this waits, and is not returned what it takes.
+        """
+        self._at_once = at_once
+        try:
+            while not self._chunks:
+                if self.finished:
+                    return b""
+                if self._lost is not None:
+                    raise UpstreamLost(self._lost)
+                await self._wait()
+        finally:
+            self._at_once = None
+        return self._collect()
+
+    def _collect(self) -> bytes:
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._buffered = 0
@@ -141,7 +162,20 @@ class Connection(asyncio.Protocol):
             self._break(f"an answer that is not HTTP ({type(error).__name__})")
         except httptools.HttpParserUpgrade:
             self._break("an upgrade that nobody asked for")
-        self._wake()
+        if not self._passed_at_once() or self._over:
+            self._wake()
+
+    def _passed_at_once(self) -> bool:
+        """Whether all that has come is on its way, and nobody need be woken for it."""
+        if self._at_once is None or not self._chunks:
+            return False
+        came = self._collect()
+        if self._at_once(came):
+            return True
+        self._at_once = None  # the one who reads is woken, and goes on with what is kept
+        self._chunks.append(came)
+        self._buffered = len(came)
+        return False
 
     def _break(self, what: str) -> None:
         self._lost = f"the replica sent {what}"
