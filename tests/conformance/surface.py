@@ -138,6 +138,11 @@ ROWS: Final = (
     ),
     Row(
         "POST",
+        "/v1/moderations",
+        Shape("openai.types:ModerationCreateResponse", "CreateModerationResponse"),
+    ),
+    Row(
+        "POST",
         "/v1/responses",
         _RESPONSE,
         Shape("openai.types.responses:ResponseStreamEvent", "ResponseStreamEvent"),

@@ -50,6 +50,7 @@ GOOD: Final[dict[str, dict[str, Any]]] = {
     },
     "/v1/tokenize": {"messages": SAY, "add_generation_prompt": True},
     "/v1/detokenize": {"tokens": [1, 2, 3]},
+    "/v1/moderations": {"input": ["a", "b"]},
     "/v1/rerank": {"query": "a", "documents": ["b", {"text": "c"}], "top_n": 1},
     "/v1/embeddings": {"input": ["a"], "dimensions": 3},
     "/v1/audio/speech": {"input": "a", "voice": "alloy", "speed": 1},
@@ -60,6 +61,7 @@ COMPONENTS: Final = {
     "/v1/responses": "CreateResponse",
     "/v1/embeddings": "CreateEmbeddingRequest",
     "/v1/audio/speech": "CreateSpeechRequest",
+    "/v1/moderations": "CreateModerationRequest",
 }
 SMALL: Final = {"max_tokens": 2, "max_completion_tokens": 2, "max_output_tokens": 16, "n": 2, "best_of": 2}
 """What a request may cost: a larger value that is valid would only keep the model busy."""

@@ -24,6 +24,8 @@ ROOTS: Final = (
     "CreateCompletionResponse",
     "CreateEmbeddingRequest",
     "CreateEmbeddingResponse",
+    "CreateModerationRequest",
+    "CreateModerationResponse",
     "CreateResponse",
     "CreateSpeechRequest",
     "CreateSpeechResponseStreamEvent",

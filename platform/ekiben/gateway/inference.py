@@ -49,6 +49,7 @@ INFERENCE: Final = (
     InferenceRoute("/rerank", Ability.RERANK),
     InferenceRoute("/v1/rerank", Ability.RERANK),
     InferenceRoute("/v2/rerank", Ability.RERANK),
+    InferenceRoute("/v1/moderations", Ability.MODERATE),
     InferenceRoute("/tokenize", None),
     InferenceRoute("/detokenize", None),
     InferenceRoute("/v1/tokenize", None),

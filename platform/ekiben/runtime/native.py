@@ -112,6 +112,32 @@ class EmbeddingBento(FamilyBento):
             result = await model.embed(abilities.EmbedRequest(inputs=texts))
             return cast("list[list[float]]", result.vectors.tolist())
 
+    @_api
+    async def rerank(
+        self,
+        query: Annotated[str, Field(min_length=1, examples=["When does the train leave?"])],
+        documents: Annotated[
+            list[str],
+            Field(min_length=1, max_length=10_000, examples=[["departures at nine", "boil the rice"]]),
+        ],
+    ) -> list[float]:
+        """How well each document answers the query, in order; higher is more relevant."""
+        with _as_bentoml_errors():
+            model: abilities.Rerank = self.able(Ability.RERANK)
+            result = await model.rerank(abilities.RerankRequest(query=query, documents=documents))
+            return list(result.scores)
+
+    @_api
+    async def moderate(
+        self,
+        texts: Annotated[list[str], Field(min_length=1, max_length=2048, examples=[["a box of lunch"]])],
+    ) -> list[dict[str, Any]]:
+        """For each text the score of each category, and the categories that are held against it."""
+        with _as_bentoml_errors():
+            model: abilities.Moderate = self.able(Ability.MODERATE)
+            result = await model.moderate(abilities.ModerateRequest(texts=texts))
+            return [{"scores": dict(text.scores), "flagged": sorted(text.flagged)} for text in result.texts]
+
 
 class AudioBento(FamilyBento):
     family = Family.AUDIO
