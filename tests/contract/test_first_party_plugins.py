@@ -21,7 +21,7 @@ MODELS = {
     for index, variant in enumerate(spec.variants)
 }
 
-MADE = {"transformers"}
+MADE = {"kokoro", "transformers"}
 """Engines for models that no source brings: tested with the folder that tests make."""
 
 TESTED_ELSEWHERE = {"vllm"}

@@ -216,6 +216,17 @@ def test_a_piper_voice_speaks(tmp_path: Path) -> None:
         assert spec.variants[0].source.parameters == {"path": str(path)}
 
 
+def test_kokoro_voices_speak(tmp_path: Path) -> None:
+    for folder, voices in (("loose", "voices/af_sky.bin"), ("packed", "voices-v1.0.bin")):
+        for name in ("onnx/model.onnx", voices):
+            file = tmp_path / folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"x")
+        spec = look(tmp_path / folder)
+        assert (spec.name, *spec.abilities) == (folder, Ability.SPEAK)
+        assert spec.variants[0].engine == "kokoro"
+
+
 def test_an_onnx_file_that_is_no_voice_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "v.onnx", b"onnx")
     assert "is taken as a Piper voice, and its v.onnx.json is not beside it" in refusal(path)

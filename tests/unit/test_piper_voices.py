@@ -11,7 +11,8 @@ import pytest
 from piper import PhonemeType, PiperConfig, PiperVoice
 
 from ekiben.contract import InvalidRequest, LoadFailed, SpeakRequest
-from ekiben_piper.voice import Voice, VoiceFiles, load, split
+from ekiben.contract.speech import split
+from ekiben_piper.voice import Voice, VoiceFiles, load
 
 
 class Session:

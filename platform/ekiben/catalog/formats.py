@@ -102,6 +102,19 @@ def piper_voice(path: Path) -> Finding:
     )
 
 
+def kokoro_folder(folder: Path) -> Finding:
+    """A Kokoro network with the styles of its voices."""
+    loose = len(list((folder / "voices").glob("*.bin")))
+    return Finding(
+        weights=folder,
+        suggested_name=folder.name,
+        what=f"Kokoro, {loose} voices" if loose else "Kokoro, an archive of voices",
+        family=Family.AUDIO,
+        abilities=frozenset({Ability.SPEAK}),
+        format="kokoro",
+    )
+
+
 def ocr_folder(folder: Path) -> Finding:
     """A folder of PP-OCR models, known by `det` and `rec` in their names."""
     return Finding(

@@ -113,6 +113,8 @@ def _look_at_folder(folder: Path) -> Finding:
         return formats.transformers_folder(folder)
     if ".gguf" in kinds:
         return formats.gguf_model(_only_gguf(folder, kinds[".gguf"]))
+    if (folder / "voices").is_dir() or any(name.startswith("voices") for name in names):
+        return formats.kokoro_folder(folder)
     if ".onnx" in kinds:
         return _look_at_onnx(folder, kinds[".onnx"])
     if PEFT_CONFIG in names:

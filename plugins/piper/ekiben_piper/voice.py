@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ekiben.contract import AudioChunk, InvalidRequest, LoadFailed, SpeakRequest
+from ekiben.contract.speech import split
 
 if TYPE_CHECKING:
     from piper import PiperConfig, PiperVoice
@@ -22,8 +23,6 @@ MAX_PHONEMES: Final = 200
 """Of one run at speed 1: about ten seconds of speech."""
 _PHONEMIZERS: Final = ("espeak", "text")
 """The others of the library bring models of their own, over the network."""
-_BREAKS: Final = (",;:", " ")
-"""Where a long sentence is cut, best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,22 +107,6 @@ def load(files: VoiceFiles, *, threads: int) -> Voice:
             f"the language of {files.model.name!r} cannot be spoken: {_one_line(error)}"
         ) from None
     return Voice(voice, name=files.model.stem)
-
-
-def split(phonemes: list[str], *, limit: int) -> Iterator[list[str]]:
-    """Pieces of at most `limit`, cut after punctuation, else at a space, else anywhere."""
-    while len(phonemes) > limit:
-        cut = next((cut for marks in _BREAKS if (cut := _last(phonemes[:limit], marks))), limit)
-        yield phonemes[:cut]
-        phonemes = phonemes[cut:]
-    if phonemes:
-        yield phonemes
-
-
-def _last(phonemes: Sequence[str], marks: str) -> int:
-    """How many there are up to the last of the marks, 0 when there is none in the second half."""
-    half = len(phonemes) // 2
-    return next((i + 1 for i in range(len(phonemes) - 1, half, -1) if phonemes[i] in marks), 0)
 
 
 def _config(files: VoiceFiles) -> PiperConfig:
