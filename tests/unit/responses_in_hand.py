@@ -9,6 +9,7 @@ from typing import Any
 from ekiben.contract.abilities import TextRequest
 from ekiben.contract.model import Ability, Family, ModelSpec, SourceSpec, Variant
 from ekiben.responses import ID_HEADER
+from ekiben.runtime.batching.fronts import Fronts
 from ekiben.runtime.http import Answer, Message, Request, Scope, Stream
 from ekiben.runtime.responses.routes import create_response
 from tests.conformance.shapes import problems_of
@@ -77,7 +78,7 @@ async def ask(engine: Scripted, body: dict[str, Any], *, alone: bool = False) ->
     if not alone:
         headers.append((ID_HEADER.encode(), RESPONSE_ID.encode()))
     scope: Scope = {"method": "POST", "path": "/v1/responses", "headers": headers}
-    request = Request(scope, receive, SPEC, engine)
+    request = Request(scope, receive, SPEC, Fronts(engine))
     await request.read()
     return await create_response(request)
 

@@ -11,6 +11,7 @@ import pytest
 
 from ekiben.contract.model import ModelSpec
 from ekiben.errors import EngineError
+from ekiben.runtime.batching.fronts import Fronts
 from ekiben.runtime.http import Answer, Handler, Message, Request, Stream, StreamBroken, respond
 
 MODEL = ModelSpec.model_validate(
@@ -47,7 +48,7 @@ class Client:
         raw = [(k.encode(), v.encode()) for k, v in (headers or {}).items()]
         scope = {"type": "http", "method": "POST", "path": "/v1/x", "headers": raw}
         loaded: Any = None
-        await respond(Request(scope, self.receive, MODEL, loaded), handler, self.send)
+        await respond(Request(scope, self.receive, MODEL, Fronts(loaded)), handler, self.send)
 
     @property
     def status(self) -> int:

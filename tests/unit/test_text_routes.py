@@ -11,6 +11,7 @@ import pytest
 from ekiben.contract.abilities import TextRequest
 from ekiben.contract.model import Ability, Family, ModelSpec, SourceSpec, Variant
 from ekiben.errors import InvalidRequest, ModelNotFound, UnsupportedMediaType, UnsupportedParameter
+from ekiben.runtime.batching.fronts import Fronts
 from ekiben.runtime.http import Answer, Message, Request, Scope, Stream, respond
 from ekiben.runtime.text import ROUTES, create_chat_completion, create_completion
 
@@ -73,7 +74,7 @@ def request_for(
             (b"x-ekiben-model", meant.encode()),
         ],
     }
-    return Request(scope, receive, SPEC, parrot)
+    return Request(scope, receive, SPEC, Fronts(parrot))
 
 
 async def ask(handler: Any, body: Any, **options: Any) -> tuple[Parrot, Answer | Stream]:

@@ -5,7 +5,8 @@ written for, and the platform refuses others before it imports anything of them.
 
 Read `engine` to write an engine, `source` to bring weights from somewhere new, `policy` to decide what
 stays in memory, `dialect` to speak another API, `abilities` and `pictures` for the requests and answers
-of each ability, `batching` to have the requests of many clients computed together, `text` for what engines
+of each ability, `batching` to have the requests of many clients computed together (and `fronts`
+for what they then look like), `text` for what engines
 of text share, `manifest` for `plugin.toml`, and `testing` for the conformance suite that every plugin,
 first-party ones too, runs over itself.
 """
@@ -36,6 +37,7 @@ from ekiben.contract.abilities import (
     TokenizeRequest,
     Tokens,
     Transcribe,
+    TranscribedPiece,
     TranscribeRequest,
     Transcription,
     TranscriptSegment,
@@ -174,6 +176,7 @@ __all__ = [
     "Tokens",
     "Transcribe",
     "TranscribeRequest",
+    "TranscribedPiece",
     "TranscriptSegment",
     "TranscriptWord",
     "Transcription",

@@ -185,6 +185,21 @@ class Transcription:
     """In order of time. Closing it ends the work."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscribedPiece:
+    """What a transcription's `Batching` gives for each item: a stretch of the recording.
+
+    The pieces of a request come in order of time; their segments, one after the other, are the transcript.
+    """
+
+    language: str
+    """ISO 639-1, and of the whole recording: what the first piece says, counts."""
+    duration_s: float
+    """Of the whole recording too, as far as the first piece can tell."""
+    segments: Sequence[TranscriptSegment] = ()
+    """In order of time, counted from the recording's beginning; none where nobody speaks."""
+
+
 @runtime_checkable
 class Transcribe(Protocol):
     async def transcribe(self, request: TranscribeRequest) -> Transcription:

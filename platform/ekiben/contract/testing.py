@@ -34,7 +34,7 @@ import subprocess
 import sys
 import wave
 import zlib
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final
@@ -48,7 +48,6 @@ from ekiben.contract.abilities import (
     EmbedRequest,
     OcrRequest,
     ReadText,
-    Rerank,
     Speak,
     SpeakRequest,
     TextRequest,
@@ -63,11 +62,14 @@ from ekiben.contract.manifest import API_VERSION, METHODS_OF_KIND, Manifest, Opt
 from ekiben.contract.model import Ability, ModelSpec
 from ekiben.contract.policy import NOTABLE_GAP_S, Idle, Policy, Resident
 from ekiben.contract.source import FetchProgress, FetchRequest, Source
+from ekiben.contract.testing_batching import Alone, able
 from ekiben.contract.testing_text import check_dialect, check_rerank, check_tokenizer
 from ekiben.errors import InvalidRequest
 
 __all__ = [
+    "Alone",
     "NotConforming",
+    "able",
     "check_abilities",
     "check_dialect",
     "check_engine",
@@ -220,25 +222,34 @@ async def _check_nap(model: LoadedModel, request: LoadRequest) -> None:
 
 async def check_abilities(model: LoadedModel, spec: ModelSpec, scratch: Path) -> None:
     """Every ability that the spec names, with a small valid and an invalid input each."""
-    if Ability.CHAT in spec.abilities and isinstance(model, Chat):
-        body = {"messages": [{"role": "user", "content": "Say hi."}], "max_tokens": 8}
-        await _check_text(model.chat, spec, body, "chat.completion", "chat.completion.chunk")
-    if Ability.COMPLETE in spec.abilities and isinstance(model, Complete):
-        body = {"prompt": "One, two,", "max_tokens": 8}
-        await _check_text(model.complete, spec, body, "text_completion", "text_completion")
-    if isinstance(model, Embed):
-        await _check_embed(model)
-    if Ability.RERANK in spec.abilities and isinstance(model, Rerank):
-        await check_rerank(model)
+    for ability, check in _checks(spec, scratch).items():
+        if ability in spec.abilities:
+            await check(able(model, ability))
     shown: object = model
     if isinstance(shown, Tokenizer):
         await check_tokenizer(shown)
-    if isinstance(model, Transcribe):
-        await _check_transcribe(model, scratch)
-    if isinstance(model, Speak):
-        await _check_speak(model)
-    if isinstance(model, ReadText):
-        await _check_read_text(model)
+
+
+def _checks(spec: ModelSpec, scratch: Path) -> dict[Ability, Callable[[Any], Awaitable[None]]]:
+    return {
+        Ability.CHAT: lambda model: _check_chat(model, spec),
+        Ability.COMPLETE: lambda model: _check_complete(model, spec),
+        Ability.EMBED: _check_embed,
+        Ability.RERANK: check_rerank,
+        Ability.TRANSCRIBE: lambda model: _check_transcribe(model, scratch),
+        Ability.SPEAK: _check_speak,
+        Ability.READ_TEXT: _check_read_text,
+    }
+
+
+async def _check_chat(model: Chat, spec: ModelSpec) -> None:
+    body = {"messages": [{"role": "user", "content": "Say hi."}], "max_tokens": 8}
+    await _check_text(model.chat, spec, body, "chat.completion", "chat.completion.chunk")
+
+
+async def _check_complete(model: Complete, spec: ModelSpec) -> None:
+    body = {"prompt": "One, two,", "max_tokens": 8}
+    await _check_text(model.complete, spec, body, "text_completion", "text_completion")
 
 
 async def _check_text(ask: Any, spec: ModelSpec, body: dict[str, Any], whole: str, part: str) -> None:

@@ -113,7 +113,7 @@ class ReplicaApp:
                 await send(message)
 
             if (route := self._routes.find(method, path)) is not None:
-                request = Request(scope, receive, self._host.model, self._host.loaded)
+                request = Request(scope, receive, self._host.model, self._host.fronts)
                 await _answer(request, route, send_noting_status)
             else:
                 await send_answer(self._plain(method, path), send_noting_status)

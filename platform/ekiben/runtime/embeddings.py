@@ -32,7 +32,7 @@ async def create_embeddings(request: Request) -> Answer:
     dimensions = _dimensions(body.get("dimensions"))
     if not isinstance(body.get("user", ""), str):
         raise InvalidRequest("'user' must be a text", param="user")
-    engine = cast(Embed, request.loaded)
+    engine: Embed = request.able(Ability.EMBED)
     embeddings = await engine.embed(EmbedRequest(inputs=inputs, dimensions=dimensions))
     return Answer(render(embeddings, model=model, as_base64=as_base64))
 

@@ -15,14 +15,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ekiben.contract.abilities import has_ability
 from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest, MemoryEstimate, Sleeper
 from ekiben.contract.manifest import EngineSection, Manifest, problems
-from ekiben.contract.model import ModelSpec, Variant
+from ekiben.contract.model import Ability, ModelSpec, Variant
 from ekiben.errors import EkibenError, EngineNotInstalled, LoadFailed
 from ekiben.plugins.discovery import Plugin, Plugins, discover, load_object
+from ekiben.runtime.batching.fronts import Fronts
 from ekiben.runtime.devices import as_seen, parts
 from ekiben.runtime.footprint import host_bytes
 from ekiben.runtime.protocol import Order, Report, Stage
@@ -92,6 +93,7 @@ class ModelHost:
         self._told_to_go = told_to_go
         self._assignment: Assignment | None = None
         self._loaded: LoadedModel | None = None
+        self._fronts: Fronts | None = None
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
@@ -104,9 +106,13 @@ class ModelHost:
         return self._assignment.model
 
     @property
-    def loaded(self) -> LoadedModel:
-        assert self._loaded is not None, "asked for the model before it was loaded"
-        return self._loaded
+    def fronts(self) -> Fronts:
+        assert self._fronts is not None, "asked for the model before it was loaded"
+        return self._fronts
+
+    def able(self, ability: Ability) -> Any:
+        """An object of the ability's protocol (`ekiben.contract.abilities`), to ask the model through."""
+        return self.fronts.able(ability)
 
     async def assign(self) -> ModelSpec:
         """Learn which model it is to be. Raises EkibenError, after telling log and `report` of it."""
@@ -119,6 +125,7 @@ class ModelHost:
         assert self._assignment is not None, "asked to load a model before it was assigned"
         with self._told():
             self._loaded = await self._load(self._assignment)
+        self._fronts = Fronts(self._loaded)
 
     @property
     def sleeps(self) -> bool:

@@ -30,6 +30,7 @@ from ekiben.errors import (
     envelope,
 )
 from ekiben.plugins.dialects import ErrorForm
+from ekiben.runtime.batching.fronts import Fronts
 from ekiben.runtime.form import MAX_FORM_BYTES, Form, FormReader
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -80,9 +81,10 @@ class Stream:
 class Request:
     """One request to the replica's model. `respond` has read the body before a handler sees it."""
 
-    def __init__(self, scope: Scope, receive: Receive, model: ModelSpec, loaded: LoadedModel) -> None:
+    def __init__(self, scope: Scope, receive: Receive, model: ModelSpec, fronts: Fronts) -> None:
         self.model = model
-        self.loaded = loaded
+        self.loaded: LoadedModel = fronts.loaded
+        self._fronts = fronts
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -91,6 +93,10 @@ class Request:
         self._receive = receive
         self._form: Form | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def able(self, ability: Ability) -> Any:
+        """An object of the ability's protocol (`ekiben.contract.abilities`), to ask the model through."""
+        return self._fronts.able(ability)
 
     def header(self, name: str, default: str = "") -> str:
         """A header by its lower-case name."""

@@ -36,13 +36,13 @@ class FamilyBento:
     host: ModelHost
     """Set by the service on its instance, before the first request."""
 
-    def able(self, *abilities: Ability) -> Any:
-        """The loaded model, if it has one of the abilities. Raises InvalidRequest."""
+    def able(self, ability: Ability) -> Any:
+        """What to ask the model through, if it has the ability. Raises InvalidRequest."""
         model = self.host.model
-        if not model.abilities & set(abilities):
+        if ability not in model.abilities:
             can = ", ".join(sorted(model.abilities))
-            raise InvalidRequest(f"the model {model.name!r} cannot {' or '.join(abilities)}: it can {can}")
-        return self.host.loaded
+            raise InvalidRequest(f"the model {model.name!r} cannot {ability.value}: it can {can}")
+        return self.host.able(ability)
 
 
 def _api(method: F) -> F:

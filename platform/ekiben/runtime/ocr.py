@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 
@@ -18,7 +18,7 @@ from ekiben.runtime.picture_request import picture_request
 async def read_text(request: Request) -> Answer:
     """Answers only once the page is read; a client that leaves ends the work."""
     asked = picture_request(request, {})
-    engine = cast(ReadText, request.loaded)
+    engine: ReadText = request.able(Ability.READ_TEXT)
     async with darkroom().developed(asked.image) as image:
         page = await engine.read_text(OcrRequest(image=image))
     return Answer(render(page, model=asked.model))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
@@ -27,7 +27,7 @@ _DETECT_FIELDS: Final[Mapping[str, Field]] = {"threshold": Number(minimum=0, max
 async def classify(request: Request) -> Answer:
     """The likeliest labels of a picture; a client that leaves ends the work."""
     asked = picture_request(request, _CLASSIFY_FIELDS)
-    engine = cast(Classify, request.loaded)
+    engine: Classify = request.able(Ability.CLASSIFY)
     async with darkroom().developed(asked.image) as image:
         labels = await engine.classify(ClassifyRequest(image=image, labels=asked.fields["labels"]))
     body = {"labels": rendered_labels(labels[: asked.fields["top_k"]])}
@@ -37,7 +37,7 @@ async def classify(request: Request) -> Answer:
 async def detect(request: Request) -> Answer:
     """The objects in a picture; a client that leaves ends the work."""
     asked = picture_request(request, _DETECT_FIELDS)
-    engine = cast(Detect, request.loaded)
+    engine: Detect = request.able(Ability.DETECT)
     async with darkroom().developed(asked.image) as image:
         found = await engine.detect(DetectRequest(image=image, threshold=asked.fields["threshold"]))
     return _answer("detection", model=asked.model, body=rendered_detection(found))

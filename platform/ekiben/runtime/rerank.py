@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
@@ -40,7 +40,8 @@ async def rerank(request: Request, *, returns_documents: bool) -> Answer:
     shown = body.get("return_documents")
     if not isinstance(shown, bool | None):
         raise InvalidRequest("'return_documents' must be true or false", param="return_documents")
-    rankings = await cast(Rerank, request.loaded).rerank(asked)
+    engine: Rerank = request.able(Ability.RERANK)
+    rankings = await engine.rerank(asked)
     if len(rankings.scores) != len(documents):
         raise EngineError(f"the engine scored {len(rankings.scores)} of {len(documents)} documents")
     returned = documents if (returns_documents if shown is None else shown) else None

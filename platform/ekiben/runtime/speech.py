@@ -6,11 +6,12 @@ import asyncio
 import base64
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
 from ekiben.contract.abilities import AudioChunk, Speak, SpeakRequest
+from ekiben.contract.model import Ability
 from ekiben.errors import InvalidRequest, UnsupportedParameter
 from ekiben.runtime.audio_formats import FORMATS, encoder, slices, wav_header
 from ekiben.runtime.http import Request, Stream, check_model_name, sse_stream
@@ -34,7 +35,7 @@ async def create_speech(request: Request) -> Stream:
     if unknown := [name for name in body if name not in FIELDS]:
         raise InvalidRequest(f"{unknown[0][:64]!r} is not a field of this request", param=unknown[0][:64])
     check_model_name(request, body.get("model"))
-    engine = cast(Speak, request.loaded)
+    engine: Speak = request.able(Ability.SPEAK)
     wish = parse_body(body, voices=engine.voices)
     audio_format = _choice(body, "response_format", tuple(FORMATS), default="mp3")
     events = _choice(body, "stream_format", ("audio", "sse"), default="audio") == "sse"

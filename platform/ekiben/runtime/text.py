@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any
 
 from ekiben.contract.abilities import Chat, Complete, TextRequest
 from ekiben.contract.model import Ability
@@ -20,13 +20,15 @@ from ekiben.runtime.wire import Surface
 async def create_chat_completion(request: Request) -> Answer | Stream:
     """A conversation's next message."""
     asked = await _parse(request, Surface.CHAT, bounds.check_chat)
-    return await _answer(cast(Chat, request.loaded).chat(asked), stream=asked.stream)
+    engine: Chat = request.able(Ability.CHAT)
+    return await _answer(engine.chat(asked), stream=asked.stream)
 
 
 async def create_completion(request: Request) -> Answer | Stream:
     """What follows on a text."""
     asked = await _parse(request, Surface.COMPLETION, bounds.check_completion)
-    return await _answer(cast(Complete, request.loaded).complete(asked), stream=asked.stream)
+    engine: Complete = request.able(Ability.COMPLETE)
+    return await _answer(engine.complete(asked), stream=asked.stream)
 
 
 async def _parse(

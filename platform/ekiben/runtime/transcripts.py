@@ -9,7 +9,7 @@ import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
@@ -19,6 +19,7 @@ from ekiben.contract.abilities import (
     Transcription,
     TranscriptSegment,
 )
+from ekiben.contract.model import Ability
 from ekiben.errors import InvalidRequest, UnsupportedParameter
 from ekiben.runtime.form import Form
 from ekiben.runtime.http import Answer, Request, Stream, check_model_name, sse_stream
@@ -66,7 +67,8 @@ async def _answer(request: Request, *, translate: bool) -> Answer | Stream:
     form = request.form()
     check_model_name(request, form.one("model"))
     wish = parse_form(form, translate=translate)
-    transcription = await cast(Transcribe, request.loaded).transcribe(wish.request)
+    engine: Transcribe = request.able(Ability.TRANSLATE if translate else Ability.TRANSCRIBE)
+    transcription = await engine.transcribe(wish.request)
     if wish.stream:
         return Stream(sse_stream(_events(transcription.segments)))
     async with aclosing(transcription.segments) as found:

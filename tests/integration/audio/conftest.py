@@ -19,6 +19,7 @@ from ekiben.contract.engine import Device, LoadedModel, LoadRequest
 from ekiben.contract.model import ModelSpec
 from ekiben.plugins.discovery import discover, load_object
 from ekiben.runtime.audio import ROUTES
+from ekiben.runtime.batching.fronts import Fronts
 from ekiben.runtime.http import Request, respond
 
 SENTENCE = "Please stand behind the yellow line until the train has stopped."
@@ -104,7 +105,7 @@ class Client:
                 reply.chunks.append(message["body"])
 
         scope = {"method": "POST", "path": path, "headers": [(b"content-type", content_type.encode())]}
-        await respond(Request(scope, receive, self.model, self.loaded), handler, send)
+        await respond(Request(scope, receive, self.model, Fronts(self.loaded)), handler, send)
         return reply
 
 

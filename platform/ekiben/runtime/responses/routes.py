@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from ekiben.clock import SYSTEM_CLOCK
 from ekiben.contract.abilities import Chat, TextRequest
@@ -124,7 +124,8 @@ class _Run:
 
     def _chat(self) -> AsyncGenerator[bytes, None]:
         chat = self._translation.chat
-        return cast(Chat, self._request.loaded).chat(
+        engine: Chat = self._request.able(Ability.CHAT)
+        return engine.chat(
             TextRequest(
                 body=chat,
                 raw=json.dumps(chat).encode(),
