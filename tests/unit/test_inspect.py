@@ -257,6 +257,24 @@ def test_a_folder_of_a_language_model_has_a_variant_for_each_engine(tmp_path: Pa
     assert {variant.format for variant in spec.variants} == {"safetensors"}
 
 
+@pytest.mark.parametrize(
+    ("architecture", "kind", "ability"),
+    [
+        ("ViTForImageClassification", "vit", Ability.CLASSIFY),
+        ("CLIPModel", "clip", Ability.CLASSIFY),
+        ("DetrForObjectDetection", "detr", Ability.DETECT),
+    ],
+)
+def test_a_folder_of_a_model_that_sees(
+    tmp_path: Path, architecture: str, kind: str, ability: Ability
+) -> None:
+    transformers(tmp_path, architecture)
+    write(tmp_path / "config.json", json.dumps({"model_type": kind, "architectures": [architecture]}))
+    spec = look(tmp_path)
+    assert (spec.family, spec.abilities) == (Family.VISION, frozenset({ability}))
+    assert [variant.engine for variant in spec.variants] == ["transformers"]
+
+
 def test_a_folder_that_no_engine_takes_says_so(tmp_path: Path) -> None:
     only = Plugins({"llama_cpp": PLUGINS.usable["llama_cpp"]})
     with pytest.raises(ConfigError) as refused:

@@ -37,6 +37,9 @@ _ENCODERS: Final = frozenset(
 )
 """GGUF architectures that embed and cannot write."""
 
+_CHOOSERS: Final = frozenset({"clip", "siglip", "siglip2"})
+"""Models that compare pictures with words."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
@@ -169,16 +172,26 @@ def sentence_transformers_folder(folder: Path) -> Finding:
 
 
 def transformers_folder(folder: Path) -> Finding:
-    """A folder with config.json and safetensors; of those, models that write text are known."""
+    """A folder with config.json and safetensors; of those, models that write text or see are known."""
     config = read_json(folder / "config.json")
     parameters = _whole_safetensors(folder)
     architectures = config.get("architectures")
     names = [str(name) for name in architectures] if isinstance(architectures, list) else []
+    if (sees := _ability_to_see(names, config)) is not None:
+        return Finding(
+            weights=folder,
+            suggested_name=folder_name(folder),
+            what=f"{_type_of(config)} model for pictures in safetensors, {_count(parameters)} parameters",
+            family=Family.VISION,
+            abilities=frozenset({sees}),
+            format="safetensors",
+        )
     if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
         shown = ", ".join(names)[:200] or "none named"
         raise ConfigError(
             f"{folder} is a transformers folder ({_type_of(config)}, architectures: {shown}) that no family "
-            "takes: text models and, with modules.json, sentence-transformers models are known"
+            "takes: models of text, classifiers and detectors of pictures and, with modules.json, "
+            "sentence-transformers models are known"
         )
     return Finding(
         weights=folder,
@@ -216,6 +229,13 @@ def folder_name(folder: Path) -> str:
     if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
         return folder.parent.parent.name.rpartition("--")[2]
     return folder.name
+
+
+def _ability_to_see(architectures: list[str], config: dict[str, Any]) -> Ability | None:
+    if any(name.endswith("ForObjectDetection") for name in architectures):
+        return Ability.DETECT
+    classifies = any(name.endswith("ForImageClassification") for name in architectures)
+    return Ability.CLASSIFY if classifies or config.get("model_type") in _CHOOSERS else None
 
 
 def _whole_safetensors(folder: Path) -> int:

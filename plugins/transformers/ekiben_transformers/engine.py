@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ekiben.contract import LoadedModel, LoadRequest, MemoryEstimate
+from ekiben.contract import Family, LoadedModel, LoadRequest, MemoryEstimate
 from ekiben.contract.threads import WorkerThread
 from ekiben_transformers import memory
 from ekiben_transformers.dtype import choose_dtype
 from ekiben_transformers.folder import ModelFolder
+from ekiben_transformers.vision import memory as seeing_memory
+from ekiben_transformers.vision.folder import SeeingFolder
 
 if TYPE_CHECKING:
     from ekiben_transformers.prompter import Prompter
@@ -20,12 +22,14 @@ class Transformers:
     """The Engine."""
 
     def estimate_memory(self, request: LoadRequest) -> MemoryEstimate:
-        folder = ModelFolder(request.weights)
+        folder = _folder(request)
         folder.check()
+        if isinstance(folder, SeeingFolder):
+            return seeing_memory.estimate(folder, request, dtype=choose_dtype(folder, request))
         return memory.estimate(folder, request, dtype=choose_dtype(folder, request))
 
     async def load(self, request: LoadRequest) -> LoadedModel:
-        folder = ModelFolder(request.weights)
+        folder = _folder(request)
         folder.check()
         loader = WorkerThread("load")
         try:
@@ -34,8 +38,17 @@ class Transformers:
             loader.close()
 
 
+def _folder(request: LoadRequest) -> ModelFolder:
+    sees = request.model.family is Family.VISION
+    return SeeingFolder(request.weights) if sees else ModelFolder(request.weights)
+
+
 def _open(folder: ModelFolder, request: LoadRequest) -> LoadedModel:
     """On a thread, since the imports alone take seconds."""
+    if isinstance(folder, SeeingFolder):
+        from ekiben_transformers.vision.model import open_seeing
+
+        return open_seeing(folder, request, dtype=choose_dtype(folder, request))
     from ekiben_transformers.batch import Batch
     from ekiben_transformers.loading import open_model, open_tokenizer
     from ekiben_transformers.model import TextModel

@@ -22,24 +22,34 @@ from ekiben_transformers.folder import ModelFolder
 def open_tokenizer(folder: ModelFolder) -> Any:
     """Raises LoadFailed."""
     try:
-        with _offline():
+        with offline():
             return AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
     except Exception as error:
-        raise LoadFailed(f"the tokenizer cannot be loaded: {_reason(error, folder)}") from error
+        raise LoadFailed(f"the tokenizer cannot be loaded: {reason(error, folder)}") from error
 
 
-def open_model(folder: ModelFolder, request: LoadRequest, *, dtype: str) -> Any:
-    """The model on its device, ready to compute. Raises LoadFailed."""
+def open_model(
+    folder: ModelFolder,
+    request: LoadRequest,
+    *,
+    dtype: str,
+    kind: Any = AutoModelForCausalLM,
+    attention: str | None = "sdpa",
+) -> Any:
+    """The model on its device, ready to compute. Raises LoadFailed.
+
+    `kind`: the library's class for the task; `attention`: None leaves it to the library.
+    """
     if request.device.kind == "cpu":
         torch.set_num_threads(request.threads)
     quantization = _quantization(request)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        with _offline():
-            model = AutoModelForCausalLM.from_pretrained(
+        with offline():
+            model = kind.from_pretrained(
                 folder.path,
                 dtype=getattr(torch, dtype),
-                attn_implementation="sdpa",
+                attn_implementation=attention,
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
@@ -49,8 +59,8 @@ def open_model(folder: ModelFolder, request: LoadRequest, *, dtype: str) -> Any:
     except torch.OutOfMemoryError as error:
         raise LoadFailed(f"the model does not fit on {request.device}: {error}") from error
     except Exception as error:
-        raise LoadFailed(f"transformers cannot load the model: {_reason(error, folder)}") from error
-    return model.eval()  # type: ignore[no-untyped-call]
+        raise LoadFailed(f"transformers cannot load the model: {reason(error, folder)}") from error
+    return model.eval()
 
 
 def _device_map(device: Device) -> dict[str, str] | None:
@@ -93,7 +103,7 @@ def _require(package: str, bits: str) -> None:
 
 
 @contextmanager
-def _offline() -> Iterator[None]:
+def offline() -> Iterator[None]:
     """All that a model needs is in its folder; a config that names more elsewhere must fail, not fetch it."""
     before = hub.HF_HUB_OFFLINE
     hub.HF_HUB_OFFLINE = True
@@ -103,6 +113,6 @@ def _offline() -> Iterator[None]:
         hub.HF_HUB_OFFLINE = before
 
 
-def _reason(error: Exception, folder: ModelFolder) -> str:
+def reason(error: Exception, folder: ModelFolder) -> str:
     text = str(error).replace(str(folder.path), folder.path.name) or type(error).__name__
     return text.strip().splitlines()[0]

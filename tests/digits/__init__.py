@@ -1,0 +1,1 @@
+"""How the built-in model `digits-diffusion` is made: `python -m tests.digits FOLDER`."""
