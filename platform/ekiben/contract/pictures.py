@@ -129,6 +129,8 @@ class Picture:
     index: int
     pixels: Pixels
     seed: int
+    prompt_tokens: int = 0
+    """Of the text; 0 where they are not counted."""
 
 
 Drawn: TypeAlias = Step | Preview | Picture
