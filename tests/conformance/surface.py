@@ -118,6 +118,18 @@ _RESPONSE: Final = Shape("openai.types.responses:Response", "Response")
 _TRANSCRIPTS: Final = frozenset({"text/plain", "text/vtt", "application/x-subrip"})
 _PROMPT_ENDS: Final = frozenset({"response.completed", "response.failed", "response.incomplete", "error"})
 
+
+def _pictures(path: str, event: str, last: str) -> Row:
+    return Row(
+        "POST",
+        path,
+        Shape("openai.types:ImagesResponse"),
+        Shape(f"openai.types:{event}"),
+        framing=Framing.NAMED,
+        last=frozenset({last}),
+    )
+
+
 ROWS: Final = (
     Row(
         "POST",
@@ -202,6 +214,9 @@ ROWS: Final = (
     ),
     Row("GET", "/v1/models", Shape("openai.pagination:SyncPage[Model]", "ListModelsResponse")),
     Row("GET", "/v1/models/{}", Shape("openai.types:Model", "Model")),
+    _pictures("/v1/images/generations", "ImageGenStreamEvent", "image_generation.completed"),
+    _pictures("/v1/images/edits", "ImageEditStreamEvent", "image_edit.completed"),
+    Row("POST", "/v1/images/variations", Shape("openai.types:ImagesResponse")),
     Row("POST", "/v1/images/ocr", Shape(schema=_READ)),
     Row("POST", "/v1/images/classify", Shape(schema=_CLASSIFIED)),
     Row("POST", "/v1/images/detect", Shape(schema=_DETECTED)),
@@ -226,6 +241,9 @@ ROWS: Final = (
 )
 
 EXTRAS: Final[dict[str, frozenset[str]]] = {
+    "Image": frozenset({"seed"}),
+    "ImageEditCompletedEvent": frozenset({"seed"}),
+    "ImageGenCompletedEvent": frozenset({"seed"}),
     "Model": frozenset({"state", "family", "abilities", "parent", "alias_of"}),
     "ChatCompletionMessage": frozenset({"reasoning_content"}),
     "ChoiceDelta": frozenset({"reasoning_content"}),

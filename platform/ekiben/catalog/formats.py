@@ -36,6 +36,17 @@ _ENCODERS: Final = frozenset(
     }
 )
 """GGUF architectures that embed and cannot write."""
+_ALSO_EDIT: Final = (
+    "Flux2",
+    "FluxKontext",
+    "FluxPipeline",
+    "Kandinsky3",
+    "LatentConsistencyModel",
+    "QwenImage",
+    "StableDiffusion",
+    "ZImagePipeline",
+)
+"""Pipelines of diffusers whose parts also make pictures from pictures, by the beginnings of their names."""
 
 _CHOOSERS: Final = frozenset({"clip", "siglip", "siglip2"})
 """Models that compare pictures with words."""
@@ -203,6 +214,24 @@ def transformers_folder(folder: Path) -> Finding:
     )
 
 
+def diffusers_folder(folder: Path) -> Finding:
+    """A pipeline of diffusers: model_index.json, and a folder of weights for each part."""
+    name = read_json(folder / "model_index.json").get("_class_name")
+    if not isinstance(name, str):
+        raise ConfigError(f"{folder} needs code of its own, and code of models is never run")
+    parts = sorted(folder.glob("*/*.safetensors"))
+    if not parts:
+        raise ConfigError(f"{folder} holds no .safetensors file: {PICKLE}")
+    return Finding(
+        weights=folder,
+        suggested_name=folder_name(folder),
+        what=f"{name[:80]} of diffusers, {_count(sum(map(count_parameters, parts)))} parameters",
+        family=Family.VISION,
+        abilities=_picture_abilities(name),
+        format="diffusers",
+    )
+
+
 def read_json(path: Path, *, expected: type[Any] = dict) -> Any:
     """A JSON file whose top is of the expected type. Raises ConfigError."""
     try:
@@ -274,6 +303,14 @@ def _has_chat_template(folder: Path) -> bool:
 def _text_abilities(has_chat_template: bool) -> frozenset[Ability]:
     complete = frozenset({Ability.COMPLETE})
     return complete | {Ability.CHAT} if has_chat_template else complete
+
+
+def _picture_abilities(pipeline: str) -> frozenset[Ability]:
+    """Which pipelines also begin from pictures, and which do nothing else, is told by their names alone."""
+    generates, edits = frozenset({Ability.GENERATE_IMAGE}), frozenset({Ability.EDIT_IMAGE})
+    if "Edit" in pipeline:
+        return edits
+    return generates | edits if pipeline.startswith(_ALSO_EDIT) else generates
 
 
 def _vector_abilities(model: GgufModel) -> frozenset[Ability]:

@@ -25,8 +25,8 @@ PICKLE_SUFFIXES: Final = frozenset(
 )
 PEFT_CONFIG: Final = "adapter_config.json"
 _TAKEN: Final = (
-    "a GGUF file, a sentence-transformers or transformers folder with safetensors, a CTranslate2 Whisper "
-    "folder, a Piper voice (.onnx with .onnx.json), or a folder of PP-OCR models"
+    "a GGUF file, a sentence-transformers, transformers or diffusers folder with safetensors, a CTranslate2 "
+    "Whisper folder, a Piper voice (.onnx with .onnx.json), or a folder of PP-OCR models"
 )
 
 
@@ -105,6 +105,8 @@ def _look_at_folder(folder: Path) -> Finding:
     kinds: dict[str, list[Path]] = {}
     for file in files:
         kinds.setdefault(file.suffix.lower(), []).append(file)
+    if "model_index.json" in names:
+        return formats.diffusers_folder(folder)
     if "modules.json" in names:
         return formats.sentence_transformers_folder(folder)
     if {"config.json", "model.bin"} <= names and names & {"vocabulary.json", "vocabulary.txt"}:

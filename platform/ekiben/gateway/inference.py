@@ -57,6 +57,11 @@ INFERENCE: Final = (
     InferenceRoute("/v1/audio/transcriptions", Ability.TRANSCRIBE, frozenset({FORM_TYPE})),
     InferenceRoute("/v1/audio/translations", Ability.TRANSLATE, frozenset({FORM_TYPE})),
     InferenceRoute("/v1/audio/speech", Ability.SPEAK),
+    InferenceRoute("/v1/images/generations", Ability.GENERATE_IMAGE, heartbeats=True),
+    InferenceRoute(
+        "/v1/images/edits", Ability.EDIT_IMAGE, frozenset({JSON_TYPE, FORM_TYPE}), heartbeats=True
+    ),
+    InferenceRoute("/v1/images/variations", Ability.EDIT_IMAGE, frozenset({FORM_TYPE})),
     InferenceRoute("/v1/images/ocr", Ability.READ_TEXT, frozenset({JSON_TYPE, FORM_TYPE})),
     InferenceRoute("/v1/images/classify", Ability.CLASSIFY, frozenset({JSON_TYPE, FORM_TYPE})),
     InferenceRoute("/v1/images/detect", Ability.DETECT, frozenset({JSON_TYPE, FORM_TYPE})),

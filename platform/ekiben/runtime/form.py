@@ -32,6 +32,8 @@ class Form:
 
     fields: dict[str, list[str]] = field(default_factory=dict)
     files: dict[str, Upload] = field(default_factory=dict)
+    listed: dict[str, list[Upload]] = field(default_factory=dict)
+    """Files that were sent as `name[]`, by that name without the brackets."""
 
     def one(self, name: str) -> str | None:
         """A field that may be given once."""
@@ -135,9 +137,11 @@ class FormReader:
             size = self._file.tell()
             self._file.close()
             content_type = self._headers.get(b"content-type", b"").decode("latin-1")
-            self._form.files[self._name] = Upload(
-                Path(self._file.name), self._filename or "", content_type, size
-            )
+            upload = Upload(Path(self._file.name), self._filename or "", content_type, size)
+            if self._name.endswith("[]"):
+                self._form.listed.setdefault(self._name.removesuffix("[]"), []).append(upload)
+            else:
+                self._form.files[self._name] = upload
             self._file = None
             return
         try:

@@ -24,6 +24,7 @@ ABILITIES_OF_MODULE: Final[dict[str, frozenset[Ability]]] = {
     "ekiben.runtime.tokens": TEXT_ABILITIES,
     "ekiben.runtime.audio": frozenset({Ability.TRANSCRIBE, Ability.TRANSLATE, Ability.SPEAK}),
     "ekiben.runtime.ocr": frozenset({Ability.READ_TEXT}),
+    "ekiben.runtime.drawing": frozenset({Ability.GENERATE_IMAGE, Ability.EDIT_IMAGE}),
     "ekiben.runtime.recognition": frozenset({Ability.CLASSIFY, Ability.DETECT}),
 }
 ABILITY_OF_PATH: Final[dict[str, Ability]] = {
@@ -39,6 +40,9 @@ ABILITY_OF_PATH: Final[dict[str, Ability]] = {
     "/v1/audio/transcriptions": Ability.TRANSCRIBE,
     "/v1/audio/translations": Ability.TRANSLATE,
     "/v1/audio/speech": Ability.SPEAK,
+    "/v1/images/generations": Ability.GENERATE_IMAGE,
+    "/v1/images/edits": Ability.EDIT_IMAGE,
+    "/v1/images/variations": Ability.EDIT_IMAGE,
     "/v1/images/ocr": Ability.READ_TEXT,
     "/v1/images/classify": Ability.CLASSIFY,
     "/v1/images/detect": Ability.DETECT,

@@ -108,7 +108,7 @@ class Ensemble:
     def native_size(self) -> tuple[int, int]:
         """Width and height that the model was trained for."""
         sample = getattr(self.first, "default_sample_size", None) or getattr(
-            self.denoiser.config, "sample_size", None
+            getattr(self.denoiser, "config", None), "sample_size", None
         )
         sides = list(sample) if isinstance(sample, (list, tuple)) else [sample or USUAL_SIDE] * 2
         scale = int(getattr(self.first, "vae_scale_factor", 1))

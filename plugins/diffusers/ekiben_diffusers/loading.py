@@ -6,7 +6,7 @@ Imports torch. Blocking, for a thread.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -135,7 +135,7 @@ def _quantization(folder: PipelineFolder, request: LoadRequest) -> Any:
     return PipelineQuantizationConfig(quant_mapping=_torchao(bits, folder, parts))
 
 
-def _torchao(bits: str, folder: PipelineFolder, parts: list[str]) -> dict[str, Any]:
+def _torchao(bits: str, folder: PipelineFolder, parts: Sequence[str]) -> dict[str, Any]:
     """Each library has a class of its own for it."""
     from diffusers import TorchAoConfig as ForDiffusers
     from torchao.quantization import (  # type: ignore[import-not-found,unused-ignore]
