@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -36,19 +36,19 @@ Draw: TypeAlias = Callable[[DrawRequest], AsyncGenerator[Drawn, None]]
 
 async def create(request: Request) -> Answer | Stream:
     """From a text."""
-    engine = cast(GenerateImage, request.loaded)
+    engine: GenerateImage = request.able(Ability.GENERATE_IMAGE)
     return await _answer(generation(request), engine.generate_image, "image_generation")
 
 
 async def change(request: Request) -> Answer | Stream:
     """From pictures and a text."""
-    engine = cast(EditImage, request.loaded)
+    engine: EditImage = request.able(Ability.EDIT_IMAGE)
     return await _answer(edit(request), engine.edit_image, "image_edit")
 
 
 async def vary(request: Request) -> Answer | Stream:
     """From a picture alone."""
-    engine = cast(EditImage, request.loaded)
+    engine: EditImage = request.able(Ability.EDIT_IMAGE)
     return await _answer(variation(request), engine.edit_image, "image_edit")
 
 

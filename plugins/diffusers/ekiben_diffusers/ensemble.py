@@ -74,14 +74,15 @@ class Ensemble:
         """Make it, once. Raises InvalidRequest."""
         if name in self._schedulers:
             return
-        known = {kind.__name__: kind for kind in getattr(self._own_scheduler, "compatibles", ())}
+        own: Any = self._own_scheduler
+        known = {kind.__name__: kind for kind in getattr(own, "compatibles", ())}
         if name not in known:
             listed = ", ".join(sorted(known)) or "none"
             raise InvalidRequest(
                 f"there is no scheduler {name[:64]!r} for this model: use one of {listed}", param="scheduler"
             )
         try:
-            self._schedulers[name] = known[name].from_config(self._own_scheduler.config)
+            self._schedulers[name] = known[name].from_config(own.config)
         except Exception as error:
             raise InvalidRequest(
                 f"the scheduler {name!r} cannot be used with this model: {error}", param="scheduler"
