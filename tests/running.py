@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import psutil
 from openai import OpenAI
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conformance import tap
 
@@ -103,6 +104,17 @@ class Platform:
     def model(self, name: str) -> dict[str, Any]:
         status: dict[str, Any] = self.get(f"/api/models/{name}")
         return status
+
+    def metric(self, name: str, **labels: str) -> list[float]:
+        """The values of a metric's samples that have these labels."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as response:
+            families = text_string_to_metric_families(response.read().decode())
+        return [
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
 
     def wait_for(self, name: str, state: str, *, timeout_s: float = 60) -> dict[str, Any]:
         """The model's status once it is in the state."""

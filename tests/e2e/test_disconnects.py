@@ -15,30 +15,55 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from tests.conformance.engines import GGUF_MODEL, LESS_OFTEN, folder_spec
 from tests.running import Platform, wait_until
 
 SLOTS: Final = 2
+CONTEXT: Final = 4096
+OPTIONS: Final = {
+    "llama_cpp": {"parallel": SLOTS, "context": CONTEXT},
+    "transformers": {"parallel": SLOTS, "context": CONTEXT},
+    "vllm": {"max_num_seqs": SLOTS, "max_model_len": CONTEXT, "kv_cache_mb": 512},
+}
 ENDLESS: Final = {"max_tokens": 3500, "ignore_eos": True, "temperature": 0}
 LONG_PROMPT: Final = "All work and no play makes Jack a dull boy. " * 300
+BESIDE_IT: Final = 300
+"""Tokens for which there is room in the context after the long prompt."""
 
 
 def llama_slots(platform: Platform) -> list[dict[str, Any]]:
     """What llama.cpp says of its slots, asked past Ekiben."""
-    (path,) = platform.home.rglob("llama.sock")
+    path = next(platform.home.rglob("llama.sock"), None)
+    if path is None:
+        return []
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://llama") as client:
         slots: list[dict[str, Any]] = client.get("/slots").json()
     return slots
 
 
-def llama_busy(platform: Platform) -> int:
+def llama_busy(platform: Platform, _: str) -> int:
     return sum(slot["is_processing"] for slot in llama_slots(platform))
 
 
-EYES: Final[dict[str, Callable[[Platform], int]]] = {"llama_cpp": llama_busy}
-"""How many requests an engine works on."""
+def rows(platform: Platform, model: str) -> int:
+    """What the engine says when it is asked for the replica's metrics."""
+    return int(sum(platform.metric("ekiben_engine_answers_at_work", model=model)))
 
 
-@pytest.fixture(scope="module", params=list(EYES))
+def vllm_running(platform: Platform, model: str) -> int:
+    """What vLLM's scheduler tells of itself after each step."""
+    return int(sum(platform.metric("vllm:num_requests_running", model=model)))
+
+
+EYES: Final[dict[str, Callable[[Platform, str], int]]] = {
+    "llama_cpp": llama_busy,
+    "transformers": rows,
+    "vllm": vllm_running,
+}
+"""How many answers an engine works on for a model."""
+
+
+@pytest.fixture(scope="module", params=LESS_OFTEN)
 def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -46,27 +71,31 @@ def engine(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def model(platform: Platform, engine: str, weights: Callable[[str], Path]) -> str:
     name = f"endless-{engine}"
-    source = {"kind": "local", "path": str(weights("smollm2-135m-instruct"))}
-    variant = {
-        "format": "gguf",
-        "engine": engine,
-        "source": source,
-        "options": {"parallel": SLOTS, "context": 4096},
-    }
-    spec = {"name": name, "family": "llm", "abilities": ["chat"], "variants": [variant]}
-    added = platform.post("/api/models", {"spec": spec})
+    added = platform.post("/api/models", {"spec": endless_spec(name, engine, weights)})
     assert added["error"] is None, added
     return name
+
+
+def endless_spec(name: str, engine: str, weights: Callable[[str], Path]) -> dict[str, Any]:
+    if engine == "llama_cpp":
+        source = {"kind": "local", "path": str(weights(GGUF_MODEL))}
+        variant = {"format": "gguf", "engine": engine, "source": source}
+        spec: dict[str, Any] = {"name": name, "family": "llm", "abilities": ["chat"], "variants": [variant]}
+    else:
+        spec = folder_spec(name, engine)
+    spec["variants"][0]["options"] = OPTIONS[engine]
+    return spec
 
 
 class Client:
     """A socket with one request on it."""
 
     def __init__(
-        self, platform: Platform, model: str, content: str = "Count.", *, stream: bool = True
+        self, platform: Platform, model: str, content: str = "Count.", *, stream: bool = True, **more: Any
     ) -> None:
         messages = [{"role": "user", "content": content}]
-        body = json.dumps({"model": model, "messages": messages, "stream": stream, **ENDLESS}).encode()
+        fields = {"model": model, "messages": messages, "stream": stream, **ENDLESS, **more}
+        body = json.dumps(fields).encode()
         host, _, port = platform.url.removeprefix("http://").partition(":")
         self._socket = socket.create_connection((host, int(port)), timeout=120)
         head = (
@@ -87,8 +116,8 @@ class Client:
 
 
 @pytest.fixture
-def busy(platform: Platform, engine: str) -> Callable[[], int]:
-    return lambda: EYES[engine](platform)
+def busy(platform: Platform, engine: str, model: str) -> Callable[[], int]:
+    return lambda: EYES[engine](platform, model)
 
 
 def wait_for_busy(busy: Callable[[], int], count: int) -> None:
@@ -123,7 +152,7 @@ def test_in_mid_stream(platform: Platform, model: str, busy: Callable[[], int]) 
 
 
 def test_before_the_first_token(platform: Platform, model: str, busy: Callable[[], int]) -> None:
-    client = Client(platform, model, LONG_PROMPT)
+    client = Client(platform, model, LONG_PROMPT, max_tokens=BESIDE_IT)
     wait_for_busy(busy, 1)
     client.leave()
     wait_for_busy(busy, 0)
@@ -154,3 +183,23 @@ def test_a_crowd_that_leaves_at_once(platform: Platform, model: str, busy: Calla
         model=model, messages=[{"role": "user", "content": "Say hi."}], max_tokens=2
     )
     assert answer.choices[0].message.content
+
+
+def test_cancelled_by_its_id(platform: Platform, model: str, busy: Callable[[], int]) -> None:
+    client = Client(platform, model)
+    wait_for_busy(busy, 1)
+    (request,) = [r for r in platform.get("/api/requests")["requests"] if r["model"] == model]
+    platform.post(f"/api/requests/{request['id']}/cancel")
+    wait_for_busy(busy, 0)
+    client.leave()
+
+
+def test_a_response_in_the_background_that_is_cancelled(
+    platform: Platform, model: str, busy: Callable[[], int]
+) -> None:
+    response = platform.client.responses.create(
+        model=model, input="Count.", background=True, max_output_tokens=3500, extra_body={"ignore_eos": True}
+    )
+    wait_for_busy(busy, 1)
+    assert platform.client.responses.cancel(response.id).status == "cancelled"
+    wait_for_busy(busy, 0)

@@ -45,7 +45,15 @@ from ekiben.contract.abilities import (
 )
 from ekiben.contract.batching import Batched, Batching, GivenUp, Item, Run
 from ekiben.contract.dialect import Dialect, DialectRoute, Events, Failure, Translation
-from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest, MemoryEstimate, Sleeper
+from ekiben.contract.engine import (
+    Countable,
+    Device,
+    Engine,
+    LoadedModel,
+    LoadRequest,
+    MemoryEstimate,
+    Sleeper,
+)
 from ekiben.contract.manifest import (
     API_VERSION,
     EngineSection,
@@ -106,6 +114,7 @@ __all__ = [
     "ClassifyRequest",
     "Complete",
     "ConfigError",
+    "Countable",
     "Detect",
     "DetectRequest",
     "DetectedObject",

@@ -117,6 +117,22 @@ class Sleeper(Protocol):
         """
 
 
+@runtime_checkable
+class Countable(Protocol):
+    """A LoadedModel whose engine can be asked how much it has in hand has this as well.
+
+    Engines with metrics of their own, written by prometheus_client, need it not: those are shown anyway.
+    """
+
+    async def answers_at_work(self) -> int:
+        """How many answers hold something of the engine now: a slot, a row of the batch.
+
+        By the engine's own books, not by requests that were let in: this is how it is seen that a request
+        which was cancelled holds nothing any more. Asked for metrics, while requests run; cancelled after
+        half a second. Raises EngineError when the engine does not say.
+        """
+
+
 class Engine(Protocol):
     """A plugin that runs models."""
 

@@ -17,6 +17,7 @@ from ekiben.gateway.answers import Answer, json_answer, manner_of
 from ekiben.gateway.api import Api, Explain
 from ekiben.gateway.asgi import Receive, Scope, Send
 from ekiben.gateway.door import Door, check_exposure
+from ekiben.gateway.engine_metrics import EngineMetrics
 from ekiben.gateway.event_feed import EventFeed
 from ekiben.gateway.exchange import ClientGone, Exchange
 from ekiben.gateway.inference import Inference
@@ -69,6 +70,7 @@ class Gateway:
         self._door = Door(values)
         self._upstreams = Upstreams(clock)
         self._watchdog = Watchdog(patience, clock)
+        self._engine_metrics = EngineMetrics(fleet=fleet, upstreams=self._upstreams)
         self._feed = EventFeed(fleet=fleet)
         self._sweeping: asyncio.Task[None] | None = None
         self._sweep_s = patience.sweep_s
@@ -267,7 +269,8 @@ class Gateway:
         await exchange.answer(json_answer({"status": "ready"}))
 
     async def _show_metrics(self, exchange: Exchange, _: str) -> None:
-        await exchange.answer(Answer(self._metrics.render(), content_type=CONTENT_TYPE))
+        text = await self._engine_metrics.read(self._metrics.render())
+        await exchange.answer(Answer(text, content_type=CONTENT_TYPE))
 
     async def _welcome(self, exchange: Exchange, _: str) -> None:
         routes = sorted({f"{route.method} {route.path}" for route in self.router.routes})

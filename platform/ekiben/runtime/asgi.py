@@ -39,7 +39,8 @@ logger = logging.getLogger(__name__)
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _MODELS: Final = "/v1/models"
-_ANSWERED_ASLEEP: Final = frozenset({"/healthz", "/livez", "/metrics"})
+_METRICS: Final = "/metrics"
+_ANSWERED_ASLEEP: Final = frozenset({"/healthz", "/livez", _METRICS})
 """By BentoML, about the process and not about its model."""
 
 
@@ -57,6 +58,8 @@ class ReplicaApp:
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
         elif scope["type"] != "http" or scope["path"] in _ANSWERED_ASLEEP:
+            if scope["path"] == _METRICS and not self._host.asleep:
+                await self._count_at_work(self._host.loaded)
             await self._bento(scope, receive, send)
         elif self._host.asleep:
             await send_answer(error_answer(ModelNotReady("the model sleeps: try again")), send)
@@ -92,9 +95,9 @@ class ReplicaApp:
     def _import_routes(self, model: ModelSpec) -> None:
         """Before the load and not beside it: two threads had better not import the same libraries."""
         try:
-            from ekiben.runtime.metrics import observed
+            from ekiben.runtime.metrics import count_at_work, observed
 
-            self._observed = observed
+            self._observed, self._count_at_work = observed, count_at_work
             routes = routes_of(model.abilities)
             self._routes = RouteTable(model, [*routes, *dialect_routes(spoken_dialects(), routes)])
         except ImportError as error:

@@ -6,6 +6,8 @@ import. Labels are bounded: a route is one that exists, or `other`.
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -13,6 +15,8 @@ from typing import Final
 from prometheus_client import Counter, Gauge, Histogram
 
 from ekiben.clock import SYSTEM_CLOCK
+from ekiben.contract.engine import Countable
+from ekiben.errors import EngineError
 
 CLIENT_GONE: Final = 499
 """The status of a request whose client left before the answer began."""
@@ -29,6 +33,25 @@ _IN_FLIGHT = Gauge(
     "Requests to /v1 under way",
     multiprocess_mode="livesum",
 )
+
+
+_AT_WORK = Gauge(
+    "ekiben_engine_answers_at_work",
+    "Answers that hold a slot or a row of the engine, by its own count; not a number: it does not say",
+    multiprocess_mode="livesum",
+)
+_COUNT_S: Final = 0.5
+
+
+async def count_at_work(loaded: object) -> None:
+    """Ask the engine what it has in hand, for whoever reads the metrics next. Bounded in time."""
+    if not isinstance(loaded, Countable):
+        return
+    try:
+        async with asyncio.timeout(_COUNT_S):
+            _AT_WORK.set(await loaded.answers_at_work())
+    except (EngineError, TimeoutError):
+        _AT_WORK.set(math.nan)
 
 
 class Outcome:

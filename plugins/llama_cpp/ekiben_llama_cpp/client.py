@@ -79,6 +79,9 @@ class LlamaClient:
         slots: list[dict[str, Any]] = await self._answer("GET", "/slots")
         return slots
 
+    async def slots_in_use(self) -> int:
+        return sum(bool(slot["is_processing"]) for slot in await self.slots())
+
     async def _answer(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         data = None if body is None else _encode(body)
         try:

@@ -68,6 +68,10 @@ class LlamaModel(LlamaTokenizer):
             async for item in objects:
                 yield item
 
+    async def answers_at_work(self) -> int:
+        """Slots in use."""
+        return await self._client.slots_in_use()
+
     async def unload(self) -> None:
         if self._kept is not None:
             await self._kept.save()

@@ -46,6 +46,10 @@ class _VectorModel(LlamaTokenizer):
         self._together = sizes.parallel
         self._turn = asyncio.Semaphore(_AT_ONCE)
 
+    async def answers_at_work(self) -> int:
+        """Slots in use."""
+        return await self._client.slots_in_use()
+
     async def unload(self) -> None:
         await self._client.close()
         await asyncio.to_thread(self._server.stop)

@@ -128,11 +128,9 @@ class Batch:
         self._before_step = before_step
 
     @property
-    def seats_taken(self) -> int:
-        """Answers that are computed, or wait to be."""
-        scheduler = self._processor.scheduler
-        waiting: int = len(scheduler.waiting_requests) + self._processor.input_queue.qsize()
-        return len(scheduler.active_requests) + waiting
+    def rows(self) -> int:
+        """Answers that are computed; those that wait to be are not in it."""
+        return len(self._processor.scheduler.active_requests)
 
     async def write(self, writer: Writer) -> AsyncGenerator[Piece, None]:
         """The pieces of an answer. Closing this takes it out of the batch."""

@@ -74,10 +74,9 @@ class TextModel:
     def max_model_tokens(self) -> int:
         return self._prompter.context
 
-    @property
-    def seats_taken(self) -> int:
-        """Answers that are computed, or wait to be."""
-        return self._batch.seats_taken
+    async def answers_at_work(self) -> int:
+        """Rows of the batch."""
+        return self._batch.rows
 
     async def unload(self) -> None:
         self._desk.close()
