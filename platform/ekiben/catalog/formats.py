@@ -183,7 +183,7 @@ def sentence_transformers_folder(folder: Path) -> Finding:
 
 
 def transformers_folder(folder: Path) -> Finding:
-    """A folder with config.json and safetensors; of those, models that write text or see are known."""
+    """A folder with config.json and safetensors; of those, models that write, see or speak are known."""
     config = read_json(folder / "config.json")
     parameters = _whole_safetensors(folder)
     architectures = config.get("architectures")
@@ -197,12 +197,21 @@ def transformers_folder(folder: Path) -> Finding:
             abilities=frozenset({sees}),
             format="safetensors",
         )
+    if "VitsModel" in names:
+        return Finding(
+            weights=folder,
+            suggested_name=folder_name(folder),
+            what=f"{_type_of(config)} voice in safetensors, {_count(parameters)} parameters",
+            family=Family.AUDIO,
+            abilities=frozenset({Ability.SPEAK}),
+            format="safetensors",
+        )
     if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
         shown = ", ".join(names)[:200] or "none named"
         raise ConfigError(
             f"{folder} is a transformers folder ({_type_of(config)}, architectures: {shown}) that no family "
-            "takes: models of text, classifiers and detectors of pictures and, with modules.json, "
-            "sentence-transformers models are known"
+            "takes: models of text, classifiers and detectors of pictures, VITS voices and, with "
+            "modules.json, sentence-transformers models are known"
         )
     return Finding(
         weights=folder,

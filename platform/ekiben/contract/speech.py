@@ -1,12 +1,20 @@
-"""What engines of speech share: sentences that are too long to be said in one breath."""
+"""What engines of speech share: where a text falls into sentences, and sentences into breaths."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+_ENDS: Final = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])\s*|\n+")
+
 _BREAKS: Final = (",;:", " ")
 """Where a long sentence is cut, best first."""
+
+
+def sentences(text: str) -> list[str]:
+    """For engines whose library does not tell them: cut after the marks that end a sentence, and at lines."""
+    return [sentence for part in _ENDS.split(text) if (sentence := part.strip())]
 
 
 def split(phonemes: list[str], *, limit: int) -> Iterator[list[str]]:

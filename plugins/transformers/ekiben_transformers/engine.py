@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ekiben.contract import Family, LoadedModel, LoadRequest, MemoryEstimate
+from ekiben.contract import Ability, Family, LoadedModel, LoadRequest, MemoryEstimate
 from ekiben.contract.threads import WorkerThread
 from ekiben_transformers import memory
 from ekiben_transformers.dtype import choose_dtype
 from ekiben_transformers.folder import ModelFolder
+from ekiben_transformers.speech import memory as speaking_memory
+from ekiben_transformers.speech.folder import SpeakingFolder
 from ekiben_transformers.vision import memory as seeing_memory
 from ekiben_transformers.vision.folder import SeeingFolder
 
@@ -26,6 +28,8 @@ class Transformers:
         folder.check()
         if isinstance(folder, SeeingFolder):
             return seeing_memory.estimate(folder, request, dtype=choose_dtype(folder, request))
+        if isinstance(folder, SpeakingFolder):
+            return speaking_memory.estimate(folder, request)
         return memory.estimate(folder, request, dtype=choose_dtype(folder, request))
 
     async def load(self, request: LoadRequest) -> LoadedModel:
@@ -39,8 +43,11 @@ class Transformers:
 
 
 def _folder(request: LoadRequest) -> ModelFolder:
-    sees = request.model.family is Family.VISION
-    return SeeingFolder(request.weights) if sees else ModelFolder(request.weights)
+    if request.model.family is Family.VISION:
+        return SeeingFolder(request.weights)
+    if Ability.SPEAK in request.model.abilities:
+        return SpeakingFolder(request.weights)
+    return ModelFolder(request.weights)
 
 
 def _open(folder: ModelFolder, request: LoadRequest) -> LoadedModel:
@@ -49,6 +56,10 @@ def _open(folder: ModelFolder, request: LoadRequest) -> LoadedModel:
         from ekiben_transformers.vision.model import open_seeing
 
         return open_seeing(folder, request, dtype=choose_dtype(folder, request))
+    if isinstance(folder, SpeakingFolder):
+        from ekiben_transformers.speech.model import open_speaking
+
+        return open_speaking(folder, request)
     from ekiben_transformers.batch import Batch
     from ekiben_transformers.loading import open_model, open_tokenizer
     from ekiben_transformers.model import TextModel
