@@ -10,10 +10,14 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.integration.gateway_lab import (
+    CHUNKED_END,
+    DONE,
     SSE_HEAD,
     VOICE,
     Client,
     Lab,
+    answer_bytes,
+    answer_json,
     answer_then_hang,
     chat_body,
     chunked,
@@ -157,3 +161,58 @@ async def test_a_hundred_clients_leaving_at_once_leave_nothing(
         in (lab.metrics.render())
     )
     assert b"\nekiben_in_flight 0.0" in lab.metrics.render()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_has_said_its_last_word_still_gets_its_answer(lab: Lab, stream: bool) -> None:
+    """C3: half closed, and listening."""
+    go_on = asyncio.Event()
+    whole = delta("one") + delta("", "stop") + DONE
+
+    async def script(seen: object, writer: asyncio.StreamWriter) -> None:
+        await go_on.wait()
+        if stream:
+            await answer_bytes(SSE_HEAD, chunked(whole), CHUNKED_END)(seen, writer)  # type: ignore[arg-type]
+        else:
+            await answer_json({"object": "chat.completion"})(seen, writer)  # type: ignore[arg-type]
+
+    lab.replica.script = script
+    client = await lab.client()
+    await client.send("POST", "/v1/chat/completions", chat_body(stream=stream))
+    client.writer.write_eof()
+    interim = 0
+    for _ in range(3):  # it is asked more than once whether anybody listens
+        interim += (await client.head())[0] == 100
+    go_on.set()
+    while (head := await client.head())[0] == 100:
+        interim += 1
+    assert (interim >= 3, head[0], head[1]["connection"]) == (True, 200, "close")
+    if stream:
+        assert b"".join([chunk async for chunk in client.chunks()]) == whole
+    else:
+        assert b"chat.completion" in await client.reader.read()
+    assert await client.dropped()
+    client.hang_up()
+
+
+async def test_a_client_that_listened_for_a_while_can_still_leave(lab: Lab) -> None:
+    """C3, then C1: nothing on the network tells that the other half is closed too, until it is written to."""
+    lab.replica.script = answer_then_hang()
+    client = await lab.client()
+    await client.send("POST", "/v1/chat/completions", chat_body())
+    client.writer.write_eof()
+    for _ in range(2):
+        assert (await client.head())[0] == 100
+    client.hang_up()
+    async with asyncio.timeout(2 * CLOSE_S):
+        await lab.replica.seen[0].closed.wait()
+        await lab.settled()
+
+
+async def test_a_request_cut_in_half_is_not_waited_for(lab: Lab) -> None:
+    client = await lab.client()
+    await client.send("POST", "/v1/chat/completions", b"{", {"content-length": "100"})
+    client.writer.write_eof()
+    assert await client.dropped()
+    client.hang_up()
+    assert lab.fleet.acquired == 0

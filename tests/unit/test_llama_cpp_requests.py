@@ -366,3 +366,10 @@ def test_the_prelude_is_shipped_with_the_package() -> None:
     import ekiben_llama_cpp.template
 
     assert Path(ekiben_llama_cpp.template.__file__).with_name("tool_calls.jinja").is_file()
+
+
+def test_a_stream_that_ends_before_its_first_word_begins_with_its_role() -> None:
+    ending = json.dumps({"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}], "id": "a"})
+    for more in ({}, {"logprobs": True}):
+        (first,) = chat(stream=True, **more).write(0, ending.encode())
+        assert json.loads(first)["choices"][0]["delta"] == {"role": "assistant"}

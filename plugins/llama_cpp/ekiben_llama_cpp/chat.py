@@ -53,6 +53,7 @@ class ChatJob:
         plan = plan_tools(body)
         count = body.get("n") or 1
         self._readers = [plan.reader() for _ in range(count)]
+        self._begun = [False] * count
         self._opened = [False] * count
         self._usages: list[tuple[int, Mapping[str, Any]]] = []
         self._created = 0
@@ -88,7 +89,11 @@ class ChatJob:
             self._created = last["created"]
             if self._verbatim:
                 self._id = last["id"]
-        elif not self._verbatim:
+            return
+        if not self._begun[index]:
+            self._begun[index] = True
+            raw = _begin(raw)
+        if not self._verbatim:
             yield from self._rewritten(index, json.loads(raw))
         elif self._with_usage:
             yield raw[:-1] + b',"usage":null}'
@@ -172,6 +177,16 @@ class ChatJob:
 
 
 _KEPT: Final = frozenset({"id", "object", "created", "model", "choices", "usage", "system_fingerprint"})
+
+
+def _begin(raw: bytes) -> bytes:
+    """The first object with its role: llama.cpp leaves it out when the answer ends before its first word."""
+    if b'"role"' in raw:
+        return raw
+    chunk = json.loads(raw)
+    for choice in chunk["choices"]:
+        choice["delta"] = {"role": "assistant"} | choice["delta"]
+    return json.dumps(chunk).encode()
 
 
 def _reason_of_call(reason: str) -> str:
