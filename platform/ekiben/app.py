@@ -25,6 +25,7 @@ from ekiben import __version__
 from ekiben.catalog.catalog import Catalog
 from ekiben.catalog.selection import Selection, spread_of
 from ekiben.catalog.weights import WeightsStore
+from ekiben.clock import SYSTEM_CLOCK
 from ekiben.contract.policy import Policy
 from ekiben.errors import ConfigError
 from ekiben.fleet.berths import Berths
@@ -56,6 +57,7 @@ from ekiben.plugins.gpus import gpu_readers
 from ekiben.runtime.footprint import children
 from ekiben.settings import LoadedSettings, Settings, process_environment
 from ekiben.store.database import Database, sqlite_url
+from ekiben.store.pictures import PictureStore
 from ekiben.store.records import Records
 from ekiben.store.responses import ResponseStore
 from ekiben.telemetry.metrics import Metrics
@@ -172,6 +174,9 @@ class App:
                 settings=self._loaded,
                 metrics=metrics,
                 responses=ResponseStore(self._database),
+                pictures=PictureStore(
+                    self.home.path / "pictures", keep_s=self.settings.picture_url_s, clock=SYSTEM_CLOCK
+                ),
                 prewarms=self._prewarmer,
                 explain=selection.explain,
                 spoken=load_dialects(plugins, taken=PATHS, targets=PATHS),

@@ -81,6 +81,14 @@ class Settings(BaseModel):
     responses_days: float = Field(
         30.0, ge=0, le=36500, description="how many days responses are kept; 0: until they are deleted"
     )
+    picture_url_s: float = Field(
+        3600.0, gt=0, description="how long pictures that were asked for as URLs are kept, in seconds"
+    )
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
+        description="how clients reach the platform, for URLs in answers; without it, as each request did",
+    )
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error"
     )

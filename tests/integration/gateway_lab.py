@@ -21,6 +21,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from ekiben.catalog.catalog import Catalog
+from ekiben.clock import SYSTEM_CLOCK
 from ekiben.errors import EkibenError, ModelNotReady
 from ekiben.fleet.types import (
     Address,
@@ -40,6 +41,7 @@ from ekiben.plugins.dialects import Spoken
 from ekiben.plugins.discovery import Plugins, discover
 from ekiben.settings import load_settings
 from ekiben.store.database import Database
+from ekiben.store.pictures import PictureStore
 from ekiben.store.responses import ResponseStore
 from ekiben.telemetry.metrics import Metrics
 from tests.conformance import tap
@@ -509,6 +511,7 @@ async def running_lab(
         settings=load_settings({"home": folder, **flags}, environment={}),
         metrics=metrics,
         responses=responses or shared_responses(),
+        pictures=PictureStore(folder / "pictures", keep_s=3600, clock=SYSTEM_CLOCK),
         patience=patience or Patience(),
         spoken=spoken,
     )

@@ -59,6 +59,8 @@ def test_every_field_can_be_set_by_its_variable(tmp_path: Path) -> None:
         "orphan_s": "0",
         "prewarm": "off",
         "responses_days": "1.5",
+        "picture_url_s": "60",
+        "public_url": "https://ai.example.com",
         "log_level": "debug",
     }
     assert set(given) == set(Settings.model_fields) - {"home"}

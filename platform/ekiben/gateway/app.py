@@ -22,6 +22,7 @@ from ekiben.gateway.event_feed import EventFeed
 from ekiben.gateway.exchange import ClientGone, Exchange
 from ekiben.gateway.inference import Inference
 from ekiben.gateway.models_page import ModelsPage
+from ekiben.gateway.pictures import Pictures
 from ekiben.gateway.ports import CatalogPort
 from ekiben.gateway.prewarms import NO_PREWARMS, Prewarms, PrewarmView
 from ekiben.gateway.proxy import Proxy
@@ -34,6 +35,7 @@ from ekiben.gateway.watchdog import DEFAULT_PATIENCE, Patience, Watchdog
 from ekiben.plugins.dialects import Spoken
 from ekiben.plugins.discovery import Plugins
 from ekiben.settings import LoadedSettings
+from ekiben.store.pictures import PictureStore
 from ekiben.store.responses import ResponseStore
 from ekiben.telemetry.metrics import CONTENT_TYPE, Metrics
 
@@ -58,6 +60,7 @@ class Gateway:
         settings: LoadedSettings,
         metrics: Metrics,
         responses: ResponseStore,
+        pictures: PictureStore | None = None,
         prewarms: PrewarmView = NO_PREWARMS,
         explain: Explain | None = None,
         spoken: Sequence[Spoken] = (),
@@ -84,8 +87,13 @@ class Gateway:
             settings=values,
         )
         api = Api(fleet=fleet, catalog=catalog, plugins=plugins, settings=settings, explain=explain)
+        kept = None if pictures is None else Pictures(pictures, public_url=values.public_url)
         inference = Inference(
-            catalog=catalog, proxy=proxy, max_body_bytes=values.max_body_bytes, spoken=spoken
+            catalog=catalog,
+            proxy=proxy,
+            max_body_bytes=values.max_body_bytes,
+            spoken=spoken,
+            pictures=kept,
         )
         self._responses = Responses(
             store=responses,
@@ -101,6 +109,7 @@ class Gateway:
         self.router = Router(
             [
                 *inference.routes(),
+                *([] if kept is None else kept.routes()),
                 *self._responses.routes(),
                 *ModelsPage(fleet=fleet, catalog=catalog).routes(),
                 *api.routes(),

@@ -10,6 +10,7 @@ from typing import Final
 from ekiben.contract.model import TEXT_ABILITIES, Ability, ModelSpec
 from ekiben.errors import InvalidRequest
 from ekiben.gateway.exchange import Exchange
+from ekiben.gateway.pictures import Pictures
 from ekiben.gateway.ports import CatalogPort
 from ekiben.gateway.prefixes import chat_prefixes, prompt_prefixes
 from ekiben.gateway.proxy import Job, Proxy
@@ -30,6 +31,8 @@ class InferenceRoute:
     """A stream is only whole with `[DONE]` at its end."""
     heartbeats: bool = False
     """A stream may begin before the model is there."""
+    pictures: bool = False
+    """Its answers may be asked for as URLs."""
     remembered: bool = False
     """Handled by the part that keeps what was answered."""
     prefixes: Callable[[bytes], tuple[int, ...]] | None = None
@@ -57,11 +60,15 @@ INFERENCE: Final = (
     InferenceRoute("/v1/audio/transcriptions", Ability.TRANSCRIBE, frozenset({FORM_TYPE})),
     InferenceRoute("/v1/audio/translations", Ability.TRANSLATE, frozenset({FORM_TYPE})),
     InferenceRoute("/v1/audio/speech", Ability.SPEAK),
-    InferenceRoute("/v1/images/generations", Ability.GENERATE_IMAGE, heartbeats=True),
+    InferenceRoute("/v1/images/generations", Ability.GENERATE_IMAGE, heartbeats=True, pictures=True),
     InferenceRoute(
-        "/v1/images/edits", Ability.EDIT_IMAGE, frozenset({JSON_TYPE, FORM_TYPE}), heartbeats=True
+        "/v1/images/edits",
+        Ability.EDIT_IMAGE,
+        frozenset({JSON_TYPE, FORM_TYPE}),
+        heartbeats=True,
+        pictures=True,
     ),
-    InferenceRoute("/v1/images/variations", Ability.EDIT_IMAGE, frozenset({FORM_TYPE})),
+    InferenceRoute("/v1/images/variations", Ability.EDIT_IMAGE, frozenset({FORM_TYPE}), pictures=True),
     InferenceRoute("/v1/images/ocr", Ability.READ_TEXT, frozenset({JSON_TYPE, FORM_TYPE})),
     InferenceRoute("/v1/images/classify", Ability.CLASSIFY, frozenset({JSON_TYPE, FORM_TYPE})),
     InferenceRoute("/v1/images/detect", Ability.DETECT, frozenset({JSON_TYPE, FORM_TYPE})),
@@ -88,8 +95,15 @@ class Inference:
     """Makes the routes."""
 
     def __init__(
-        self, *, catalog: CatalogPort, proxy: Proxy, max_body_bytes: int, spoken: Iterable[Spoken] = ()
+        self,
+        *,
+        catalog: CatalogPort,
+        proxy: Proxy,
+        max_body_bytes: int,
+        spoken: Iterable[Spoken] = (),
+        pictures: Pictures | None = None,
     ) -> None:
+        self._pictures = pictures
         self._entries = [*INFERENCE, *dialect_entries(spoken)]
         self._catalog = catalog
         self._proxy = proxy
@@ -118,6 +132,7 @@ class Inference:
                 body=body,
                 ends_with_done=entry.ends_with_done,
                 heartbeats=entry.heartbeats,
+                pictures=self._pictures if entry.pictures else None,
                 prefix=partial(entry.prefixes, text) if entry.prefixes and text else None,
             )
             await self._proxy.forward(exchange, job)

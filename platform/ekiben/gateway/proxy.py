@@ -18,6 +18,8 @@ from ekiben.gateway.body import Body
 from ekiben.gateway.event_stream import EventStream
 from ekiben.gateway.exchange import Exchange
 from ekiben.gateway.heartbeat import Heartbeat
+from ekiben.gateway.pictures import HEADER as PICTURES_HEADER
+from ekiben.gateway.pictures import Pictures
 from ekiben.gateway.target import Target
 from ekiben.gateway.upstream import Connection, Unreachable, UpstreamLost, Upstreams
 from ekiben.settings import Settings
@@ -65,6 +67,8 @@ class Job:
     prefix: Prefix | None = None
     """Hashes of its growing beginnings, for the choice of a replica."""
     listener: Listener | None = None
+    pictures: Pictures | None = None
+    """Who keeps those that are asked for as URLs."""
 
 
 class Proxy:
@@ -182,6 +186,8 @@ def _request_head(exchange: Exchange, job: Job, *, meant: str) -> bytes:
     lines.append(b"x-request-id: " + exchange.id_header[1])
     if job.listener is not None:
         lines.append(job.listener.header)
+    if job.pictures is not None:
+        lines.append(PICTURES_HEADER + b": kept")
     lines.append(b"content-length: %d\r\n\r\n" % job.body.size_bytes)
     return b"\r\n".join(lines)
 
@@ -211,7 +217,9 @@ class _Answer:
         self._job = job
         self._status = connection.status
         self._headers = [pair for pair in connection.headers if pair[0] in RETURNED]
-        self._type = dict(connection.headers).get(b"content-type", b"").lower()
+        headers = dict(connection.headers)
+        self._type = headers.get(b"content-type", b"").lower()
+        self._pictures = job.pictures if PICTURES_HEADER in headers else None
 
     async def pass_on(self) -> None:
         """Raises UpstreamLost when it is cut short, EngineError when it is none of ours."""
@@ -222,6 +230,8 @@ class _Answer:
         elif self._exchange.status or self._type.startswith(b"text/html") or self._status >= 300:
             shown = self._type.decode("latin-1")[:60]
             raise EngineError(f"the model's process sent {self._status} {shown!r}, which is no answer")
+        elif self._pictures is not None:
+            await self._pass_urls(self._pictures)
         else:
             await (self._pass_bytes() if self._job.listener is None else self._pass_whole(self._job.listener))
 
@@ -241,6 +251,15 @@ class _Answer:
         await listener.whole(bytes(body))
         await self._exchange.start(self._status, self._headers)
         await self._exchange.write(bytes(body), more=False)
+
+    async def _pass_urls(self, pictures: Pictures) -> None:
+        body = bytearray()
+        while data := await self._connection.read():
+            body += data
+        answer = await pictures.with_urls(self._exchange, bytes(body))
+        headers = [pair for pair in self._headers if pair[0] != b"content-length"]
+        await self._exchange.start(self._status, [*headers, (b"content-length", b"%d" % len(answer))])
+        await self._exchange.write(answer, more=False)
 
     async def _pass_events(self) -> None:
         exchange, connection, listener = self._exchange, self._connection, self._job.listener

@@ -53,7 +53,11 @@ class Router:
 
     def is_open(self, method: str, raw_path: str) -> bool:
         """Whether it is answered without a key; what does not exist is not."""
-        route = self._fixed.get(raw_path, {}).get(method)
+        try:
+            methods, _ = self._find(raw_path)
+        except NotFound:
+            return False
+        route = methods.get(method)
         return route is not None and route.open
 
     def match(self, method: str, raw_path: str) -> tuple[Route, str]:
