@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import wave
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -174,6 +176,31 @@ async def test_speech_that_is_given_up_closes_the_engine() -> None:
         assert await anext(audio)
         await audio.aclose()
         assert closed
+
+
+@pytest.mark.parametrize("name", ["aac", "flac", "mp3", "opus", "pcm", "wav"])
+async def test_the_first_sound_waits_for_no_second(name: str) -> None:
+    made = 0
+
+    async def speak() -> AsyncGenerator[AudioChunk, None]:
+        nonlocal made
+        while True:
+            made += 1
+            yield AudioChunk(samples=bytes(44_100), sample_rate_hz=22_050)
+
+    audio = encoded(speak(), name)
+    assert await anext(audio)
+    assert made == 1
+    await audio.aclose()
+
+
+async def test_a_file_of_one_chunk_tells_its_length() -> None:
+    async def speak() -> AsyncGenerator[AudioChunk, None]:
+        yield AudioChunk(samples=bytes(44_100), sample_rate_hz=22_050, last=True)
+
+    data = b"".join([piece async for piece in encoded(speak(), "wav")])
+    with wave.open(io.BytesIO(data)) as file:
+        assert file.getnframes() == 22_050
 
 
 def test_every_field_of_the_official_client_is_known() -> None:

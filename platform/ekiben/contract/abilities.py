@@ -221,6 +221,8 @@ class AudioChunk:
 
     samples: bytes
     sample_rate_hz: int
+    last: bool = False
+    """Whether it is known that none follows: files of a single chunk can tell their length at the front."""
 
 
 @runtime_checkable

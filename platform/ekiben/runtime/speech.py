@@ -81,8 +81,7 @@ async def encoded(chunks: AsyncGenerator[AudioChunk, None], name: str) -> AsyncG
         if first is None:
             raise InvalidRequest("there is nothing in the input that can be spoken", param="input")
         rate_hz = first.sample_rate_hz
-        second = await anext(chunks, None) if name == "wav" else None
-        if name == "wav" and second is None:
+        if name == "wav" and first.last:
             # Most programs read the length from the header; here it is known.
             yield wav_header(rate_hz, data_bytes=len(first.samples)) + first.samples
             return
@@ -93,7 +92,7 @@ async def encoded(chunks: AsyncGenerator[AudioChunk, None], name: str) -> AsyncG
                 if data := target.encode(piece):
                     yield data
                 await asyncio.sleep(0)
-            chunk, second = second or await anext(chunks, None), None
+            chunk = await anext(chunks, None)
         if data := target.finish():
             yield data
 

@@ -53,10 +53,10 @@ class Speaker:
         ]
         if not any(sign.isalpha() for piece in pieces for sign in piece):
             raise InvalidRequest("there is nothing in the input that can be spoken", param="input")
-        for piece in pieces:
-            yield self._piece(piece, request)
+        for number, piece in enumerate(pieces, start=1):
+            yield self._piece(piece, request, last=number == len(pieces))
 
-    def _piece(self, phonemes: list[str], request: SpeakRequest) -> AudioChunk:
+    def _piece(self, phonemes: list[str], request: SpeakRequest, *, last: bool) -> AudioChunk:
         styles = self._styles[request.voice]
         numbers = [self._numbers[sign] for sign in phonemes]
         speed = "int32" in self._inputs["speed"].type
@@ -71,7 +71,7 @@ class Speaker:
             )
         except Exception as error:  # its errors have no root of their own
             raise EngineError(f"the voice could not be made: {type(error).__name__}") from error
-        return AudioChunk(samples=_samples(audio), sample_rate_hz=SAMPLE_RATE_HZ)
+        return AudioChunk(samples=_samples(audio), sample_rate_hz=SAMPLE_RATE_HZ, last=last)
 
 
 def _samples(audio: Any) -> bytes:

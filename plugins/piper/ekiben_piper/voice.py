@@ -66,8 +66,8 @@ class Voice:
         ]
         if not any(map(self._is_sound, pieces)):
             raise InvalidRequest("there is nothing in the input that can be spoken", param="input")
-        for piece in pieces:
-            yield self._piece(piece, request)
+        for number, piece in enumerate(pieces, start=1):
+            yield self._piece(piece, request, last=number == len(pieces))
 
     def phonemes(self, text: str) -> list[list[str]]:
         """By sentence."""
@@ -80,7 +80,7 @@ class Voice:
         known = self._voice.config.phoneme_id_map
         return any(unicodedata.category(p[0])[0] in "LN" and p in known for p in phonemes)
 
-    def _piece(self, phonemes: list[str], request: SpeakRequest) -> AudioChunk:
+    def _piece(self, phonemes: list[str], request: SpeakRequest, *, last: bool) -> AudioChunk:
         import numpy as np
         from piper import SynthesisConfig
 
@@ -91,7 +91,8 @@ class Voice:
         audio: Any = self._voice.phoneme_ids_to_audio(self._voice.phonemes_to_ids(phonemes), config)
         peak = max(float(np.abs(audio).max(initial=0.0)), 1e-8)
         samples = np.nan_to_num(audio / peak * 32767.0).astype(np.int16)
-        return AudioChunk(samples=samples.tobytes(), sample_rate_hz=self._voice.config.sample_rate)
+        rate_hz = self._voice.config.sample_rate
+        return AudioChunk(samples=samples.tobytes(), sample_rate_hz=rate_hz, last=last)
 
 
 def load(files: VoiceFiles, *, threads: int) -> Voice:

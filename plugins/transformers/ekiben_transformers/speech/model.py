@@ -47,8 +47,10 @@ class Voice:
         ]
         if not pieces:
             raise InvalidRequest("there is nothing in the input that can be spoken", param="input")
-        for inputs in pieces:
-            yield self._piece(inputs, speaker=speaker, speed=speed)
+        for number, inputs in enumerate(pieces, start=1):
+            samples = self._samples(inputs, speaker=speaker, speed=speed)
+            rate_hz = int(self._model.config.sampling_rate)
+            yield AudioChunk(samples=samples, sample_rate_hz=rate_hz, last=number == len(pieces))
 
     def _inputs(self, text: str) -> Any:
         """None: nothing of it has a sound."""
@@ -61,7 +63,7 @@ class Voice:
             return None
         return self._tokenizer(text, return_tensors="pt")
 
-    def _piece(self, inputs: Any, *, speaker: int | None, speed: float) -> AudioChunk:
+    def _samples(self, inputs: Any, *, speaker: int | None, speed: float) -> bytes:
         device = self._model.device
         try:
             with torch.inference_mode():
@@ -74,8 +76,8 @@ class Voice:
         except Exception as error:
             raise EngineError(f"the voice could not be made: {type(error).__name__}") from error
         whole = np.nan_to_num(made.waveform[0].float().cpu().numpy())
-        samples = (np.clip(whole, -1.0, 1.0) * 32767.0).astype(np.int16)
-        return AudioChunk(samples=samples.tobytes(), sample_rate_hz=int(self._model.config.sampling_rate))
+        samples: bytes = (np.clip(whole, -1.0, 1.0) * 32767.0).astype(np.int16).tobytes()
+        return samples
 
 
 class SpeakingModel:
