@@ -85,7 +85,21 @@ _TOKENIZED: Final = _objects(
     }
 )
 _DETOKENIZED: Final = {"type": "object", "required": ["prompt"], "properties": {"prompt": _TEXT}}
-_READ: Final = {"type": "object", "required": ["model", "text"], "properties": {"text": _TEXT}}
+_PAGE: Final = {
+    "type": "object",
+    "required": ["text", "width", "height", "lines"],
+    "properties": {"text": _TEXT, "lines": {"type": "array"}},
+}
+_DOCUMENT: Final = {
+    "required": ["pages"],
+    "properties": {"pages": {"type": "array", "items": {"allOf": [_PAGE, {"required": ["page"]}]}}},
+}
+_READ: Final = {
+    "type": "object",
+    "required": ["id", "object", "created", "model", "text"],
+    "properties": {"text": _TEXT},
+    "oneOf": [_PAGE, _DOCUMENT],
+}
 _LABELLED: Final = {
     "type": "object",
     "required": ["label", "score"],

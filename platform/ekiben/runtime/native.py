@@ -22,6 +22,7 @@ from pydantic import Field
 from ekiben.contract import abilities, pictures
 from ekiben.contract.model import Ability, Family
 from ekiben.errors import EkibenError, InvalidRequest
+from ekiben.runtime import ocr
 from ekiben.runtime.darkroom import darkroom
 from ekiben.runtime.host import ModelHost
 from ekiben.runtime.recognition import rendered_detection, rendered_labels
@@ -199,20 +200,9 @@ class VisionBento(FamilyBento):
 
     @_api
     async def read_text(self, image: Path) -> dict[str, Any]:
-        """The lines of text in a picture, with their boxes and scores."""
+        """The lines of text in a picture or on the pages of a PDF, with their boxes and scores."""
         with _as_bentoml_errors():
-            model: abilities.ReadText = self.able(Ability.READ_TEXT)
-            async with darkroom().developed(image) as upright:
-                page = await model.read_text(abilities.OcrRequest(image=upright))
-        return {
-            "width": page.width,
-            "height": page.height,
-            "text": "\n".join(line.text for line in page.lines),
-            "lines": [
-                {"text": line.text, "score": line.score, "box": [list(corner) for corner in line.box]}
-                for line in page.lines
-            ],
-        }
+            return await ocr.read(image, self.able(Ability.READ_TEXT))
 
     @_api
     async def classify(
