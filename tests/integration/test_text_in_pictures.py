@@ -92,6 +92,17 @@ async def test_a_photo_that_was_taken_sideways_is_read_upright(reader: Any) -> N
     check_boxes(page)
 
 
+async def test_the_pages_of_a_pdf(reader: Any) -> None:
+    file = io.BytesIO()
+    pages = [sign(SIGN[:1], (420, 90)), sign(SIGN[1:2], (420, 90))]
+    pages[0].save(file, "PDF", resolution=100, save_all=True, append_images=pages[1:])
+    document = await post(reader, file.getvalue())
+    assert without_spaces(document["text"]) == "PLATFORM3\n\ntoKyoto"
+    for page in document["pages"]:
+        assert (page["width"], page["height"] // 10) == (840, 18)
+        check_boxes(page)
+
+
 async def test_white_text_on_a_transparent_ground(reader: Any) -> None:
     image = Image.new("RGBA", (420, 90), (0, 0, 0, 0))
     ImageDraw.Draw(image).text((20, 15), "PLATFORM 3", fill="white", font=ImageFont.load_default(size=40))
