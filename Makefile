@@ -13,10 +13,10 @@ VLLM_HOME ?= $(HOME)/.cache/ekiben-tests/vllm
 VLLM_PYTHON := $(VLLM_HOME)/engines/vllm/current/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-slow test-vllm lint format bench bench-cold bench-text clean
+.PHONY: help serve install test test-slow test-vllm lint format bench bench-cold bench-families bench-text clean
 
 help: ## what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 serve: $(VENV)/.installed-$(ENGINES) ## install, and run the platform in the foreground
 	@$(BIN)/ekiben up
@@ -51,6 +51,9 @@ bench: $(VENV)/.installed-test ## the numbers of the README, as JSON lines
 
 bench-cold: $(VENV)/.installed-test ## cold starts beside other servers, which it installs in a cache folder
 	$(BIN)/python -m tests.bench.cold $(SECTIONS)
+
+bench-families: $(VENV)/.installed-test ## embeddings, audio, pictures and the batcher beside libraries and peers
+	$(BIN)/python -m tests.bench.families $(SECTIONS)
 
 bench-text: $(VENV)/.installed-test ## text through the platform beside the engines' own servers
 	$(BIN)/python -m tests.bench.text $(SECTIONS)

@@ -1,0 +1,1 @@
+"""The families besides text, beside the libraries called directly and beside peers."""

@@ -1,0 +1,16 @@
+"""`python -m tests.bench.families [--rounds N] [SECTION…]`: embeddings, audio, pictures, the batcher."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from tests.bench import sections
+from tests.bench.families import speech
+
+SECTIONS: Final[dict[str, sections.Section]] = {
+    "speech": speech.run,
+}
+
+if __name__ == "__main__":
+    sys.exit(sections.main("python -m tests.bench.families", SECTIONS, sys.argv[1:]))
