@@ -59,7 +59,7 @@ class ReplicaApp:
             await self._live(scope, receive, send)
         elif scope["type"] != "http" or scope["path"] in _ANSWERED_ASLEEP:
             if scope["path"] == _METRICS and not self._host.asleep:
-                await self._count_at_work(self._host.loaded)
+                await self._count_at_work(self._host.fronts.loaded)
             await self._bento(scope, receive, send)
         elif self._host.asleep:
             await send_answer(error_answer(ModelNotReady("the model sleeps: try again")), send)

@@ -23,6 +23,7 @@ from ekiben.contract.manifest import EngineSection, Manifest, problems
 from ekiben.contract.model import Ability, ModelSpec, Variant
 from ekiben.errors import EkibenError, EngineNotInstalled, LoadFailed
 from ekiben.plugins.discovery import Plugin, Plugins, discover, load_object
+from ekiben.runtime.batching.batcher import Watch
 from ekiben.runtime.batching.fronts import Fronts
 from ekiben.runtime.devices import as_seen, parts
 from ekiben.runtime.footprint import host_bytes
@@ -125,7 +126,7 @@ class ModelHost:
         assert self._assignment is not None, "asked to load a model before it was assigned"
         with self._told():
             self._loaded = await self._load(self._assignment)
-        self._fronts = Fronts(self._loaded)
+        self._fronts = Fronts(self._loaded, watch=_watch())
 
     @property
     def sleeps(self) -> bool:
@@ -155,6 +156,7 @@ class ModelHost:
         sleeper = self._sleeper
         self.asleep = True
         await self._unused.wait()
+        await self.fronts.rest()
         with self._told(), stopping_at_once(), self._as_load_failure("put to sleep"):
             await sleeper.sleep()
 
@@ -168,6 +170,8 @@ class ModelHost:
     async def unload(self) -> None:
         """Free the model, if there is one. Idempotent."""
         loaded, self._loaded = self._loaded, None
+        if self._fronts is not None:
+            await self._fronts.close()
         if loaded is not None:
             await loaded.unload()
         if self._assignment is not None:
@@ -224,6 +228,13 @@ class ModelHost:
                 self._report(Report(stage=Stage.LOADING, progress=min(progress, 1.0)))
 
         return report
+
+
+def _watch() -> Watch:
+    """Metrics are imported late: see there."""
+    from ekiben.runtime.metrics import BatchMetrics
+
+    return BatchMetrics()
 
 
 def prepare_load(assignment: Assignment, *, report: Callable[[float], None]) -> tuple[Engine, LoadRequest]:

@@ -1,4 +1,5 @@
-"""What a replica counts of its `/v1` requests, beside what BentoML counts of its own routes.
+"""What a replica counts of its `/v1` requests and of its batches, beside what BentoML counts of
+its own routes.
 
 Imported only once the process knows its PROMETHEUS_MULTIPROC_DIR, which prometheus_client reads at
 import. Labels are bounded: a route is one that exists, or `other`.
@@ -17,6 +18,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from ekiben.clock import SYSTEM_CLOCK
 from ekiben.contract.engine import Countable
 from ekiben.errors import EngineError
+from ekiben.runtime.batching.selection import Choice
 
 CLIENT_GONE: Final = 499
 """The status of a request whose client left before the answer began."""
@@ -33,6 +35,37 @@ _IN_FLIGHT = Gauge(
     "Requests to /v1 under way",
     multiprocess_mode="livesum",
 )
+_BATCHES = Counter("ekiben_replica_batches", "Batches that were computed", ["ability", "reason"])
+_BATCH_ITEMS = Histogram(
+    "ekiben_replica_batch_items",
+    "Items of a batch, which may be of several requests",
+    ["ability"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
+_BATCH_PADDING = Histogram(
+    "ekiben_replica_batch_padding_ratio",
+    "Share of a batch that was padding: its items are computed as if all were as long as the longest",
+    ["ability"],
+    buckets=(0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1),
+)
+_BATCH_WAIT = Histogram(
+    "ekiben_replica_batch_wait_seconds",
+    "Time from a request's coming until the first of it left in a batch",
+    ["ability"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+
+
+class BatchMetrics:
+    """What the batcher tells of."""
+
+    def waited(self, ability: str, seconds: float) -> None:
+        _BATCH_WAIT.labels(ability).observe(seconds)
+
+    def left(self, ability: str, choice: Choice) -> None:
+        _BATCHES.labels(ability, choice.reason.value).inc()
+        _BATCH_ITEMS.labels(ability).observe(len(choice.picks))
+        _BATCH_PADDING.labels(ability).observe(choice.padding / max(1, choice.area))
 
 
 _AT_WORK = Gauge(

@@ -6,7 +6,7 @@ Says what the model says and judges nothing by itself: scores and thresholds are
 from __future__ import annotations
 
 import uuid
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
@@ -45,7 +45,8 @@ async def create_moderation(request: Request) -> Answer:
         raise InvalidRequest(f"{unknown[0][:64]!r} is not a field of this request", param=unknown[0][:64])
     model = check_model_name(request, body.get("model"))
     texts = parse_input(body.get("input"))
-    moderation = await cast(Moderate, request.loaded).moderate(ModerateRequest(texts=texts))
+    engine: Moderate = request.able(Ability.MODERATE)
+    moderation = await engine.moderate(ModerateRequest(texts=texts))
     if len(moderation.texts) != len(texts):
         raise EngineError(f"the engine judged {len(moderation.texts)} of {len(texts)} texts")
     return Answer(render(moderation, model=model))

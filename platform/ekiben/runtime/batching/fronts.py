@@ -6,28 +6,56 @@ its batches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from ekiben.contract.batching import Batched, Batching
 from ekiben.contract.engine import LoadedModel
 from ekiben.contract.fronts import front
 from ekiben.contract.model import Ability
-from ekiben.contract.testing_batching import Alone
+from ekiben.runtime.batching.batcher import Batcher, Lane, Watch
 
 
 class Fronts:
     """Of one loaded model."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(
+        self, loaded: LoadedModel, *, watch: Watch | None = None, target_s: float | None = None
+    ) -> None:
+        """`target_s`: how long a batch may take; None: as suits what a single item takes."""
         self.loaded = loaded
-        self._batched = {
-            ability: front(ability, Alone(batching)) for ability, batching in _batching_of(loaded).items()
-        }
+        self._batcher = Batcher(watch=watch)
+        lanes: dict[int, Lane] = {}
+        self._batched: dict[Ability, Any] = {}
+        for ability, batching in _batching_of(loaded).items():
+            lane = lanes.setdefault(id(batching), Lane(ability.value, batching, target_s=target_s))
+            self._batched[ability] = front(ability, _Driver(self._batcher, lane))
 
     def able(self, ability: Ability) -> Any:
         """An object of the ability's protocol. For abilities that the model's spec names."""
         return self._batched.get(ability, self.loaded)
+
+    async def rest(self) -> None:
+        """Returns when no batch is under way. Only while there are no requests."""
+        await self._batcher.rest()
+
+    async def close(self) -> None:
+        """Nobody may ask any more. Not the model, which somebody else unloads."""
+        await self._batcher.close()
+
+
+class _Driver:
+    """The batcher, for one lane."""
+
+    def __init__(self, batcher: Batcher, lane: Lane) -> None:
+        self._batcher = batcher
+        self._lane = lane
+
+    async def run(self, request: Any) -> Any:
+        return await self._batcher.run(self._lane, request)
+
+    def stream(self, request: Any) -> AsyncGenerator[Any, None]:
+        return self._batcher.stream(self._lane, request)
 
 
 def _batching_of(loaded: object) -> Mapping[Ability, Batching[Any, Any, Any, Any]]:

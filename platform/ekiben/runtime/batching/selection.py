@@ -1,0 +1,137 @@
+"""Which items leave together. Pure: a look at what waits, and nothing changed.
+
+Fair: the request that has waited longest for a place has the first one, and then each of those that can go
+along has one in turn. Frugal: an item goes along only as long as the padding of the whole batch costs no more
+than another batch would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from ekiben.runtime.batching.jobs import Queued
+
+
+class Waiting(Protocol):
+    """A request, as far as the choice depends on it."""
+
+    @property
+    def lane(self) -> Hashable: ...
+    @property
+    def turn_s(self) -> float: ...
+    @property
+    def groups(self) -> Collection[Hashable]: ...
+    def first(self) -> Queued: ...
+    def nearest(self, group: Hashable, length: int) -> Iterator[Queued]: ...
+
+
+class Reason(StrEnum):
+    """Why a batch left as it was."""
+
+    FULL = "full"
+    """No more fits into it: by number, by size, or within the time that a batch may take."""
+    ALL = "all"
+    """Nothing else waited, and nobody was expected soon."""
+    LINGERED = "lingered"
+    """Nothing else waited, and those who were expected have not come."""
+    PADDING = "padding"
+    """What else waited is of other lengths."""
+    OTHERS = "others"
+    """What else waited has other parameters, or is for another ability."""
+    RETRY = "retry"
+    """A half of one that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one batch. An area is a number of items, times the length of the longest."""
+
+    items: int
+    area: float = math.inf
+    padding: float = math.inf
+    """Area that is given to padding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Indices of the requests that were looked at, each with one of its items."""
+
+    picks: Sequence[tuple[int, Queued]]
+    reason: Reason
+
+    @property
+    def area(self) -> int:
+        return len(self.picks) * self.longest
+
+    @property
+    def longest(self) -> int:
+        return max(queued.length for _, queued in self.picks)
+
+    @property
+    def padding(self) -> int:
+        """Of the area."""
+        return self.area - sum(queued.length for _, queued in self.picks)
+
+    @property
+    def requests(self) -> int:
+        return len({index for index, _ in self.picks})
+
+
+def choose(requests: Sequence[Waiting], limits: Limits) -> Choice:
+    """What leaves next, of requests that have at least one item waiting each."""
+    order = sorted(range(len(requests)), key=lambda index: (requests[index].turn_s, index))
+    lane, first = requests[order[0]].lane, requests[order[0]].first()
+    takers = deque(
+        (index, requests[index].nearest(first.item.group, first.length))
+        for index in order
+        if requests[index].lane == lane and first.item.group in requests[index].groups
+    )
+    others = len(takers) < len(requests)
+    picks: list[tuple[int, Queued]] = []
+    size = _Size(limits)
+    reason = Reason.ALL
+    while takers:
+        index, nearest = takers.popleft()
+        queued = next(nearest, None)
+        if queued is None:
+            continue
+        refused = size.refuses(queued.length)
+        if refused is None:
+            size.add(queued.length)
+            picks.append((index, queued))
+            takers.append((index, nearest))
+        elif refused is Reason.FULL and len(picks) >= limits.items:
+            return Choice(picks, Reason.FULL)
+        else:
+            reason = Reason.FULL if Reason.FULL in (reason, refused) else refused
+    others = others or any(len(request.groups) > 1 for request in requests)
+    return Choice(picks, Reason.OTHERS if reason is Reason.ALL and others else reason)
+
+
+class _Size:
+    """A batch that grows."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._items = self._longest = self._total = 0
+
+    def refuses(self, length: int) -> Reason | None:
+        """Why an item of the length cannot go along. The first always can."""
+        if not self._items:
+            return None
+        if self._items >= self._limits.items:
+            return Reason.FULL
+        area = (self._items + 1) * max(self._longest, length)
+        if area > self._limits.area:
+            return Reason.FULL
+        return Reason.PADDING if area - self._total - length > self._limits.padding else None
+
+    def add(self, length: int) -> None:
+        self._items += 1
+        self._longest = max(self._longest, length)
+        self._total += length
