@@ -17,8 +17,10 @@ import pytest
 from numpy.typing import NDArray
 
 from ekiben.catalog.specs import resolve_model
-from ekiben.contract import EmbedRequest, InvalidRequest, LoadFailed, UnsupportedParameter
+from ekiben.contract import Ability, EmbedRequest, InvalidRequest, LoadFailed, UnsupportedParameter
+from ekiben.contract.threads import WorkerThread
 from ekiben.plugins.discovery import discover
+from ekiben.runtime.batching.fronts import Fronts
 from ekiben.runtime.embeddings import ROUTES
 from tests.replica_routes import Weights, client, load, load_folder
 
@@ -35,15 +37,20 @@ def library(weights: Weights) -> Any:
 
 
 @pytest.fixture
-async def embedder(weights: Weights, tmp_path: Path) -> AsyncIterator[Any]:
+async def loaded(weights: Weights, tmp_path: Path) -> AsyncIterator[Any]:
     _, loaded = await load(NAME, weights, tmp_path)
     yield loaded
     await loaded.unload()
 
 
 @pytest.fixture
-async def http(embedder: Any) -> AsyncIterator[httpx.AsyncClient]:
-    async with client(SPEC, embedder, ROUTES) as http:
+def embedder(loaded: Any) -> Any:
+    return Fronts(loaded).able(Ability.EMBED)
+
+
+@pytest.fixture
+async def http(loaded: Any) -> AsyncIterator[httpx.AsyncClient]:
+    async with client(SPEC, loaded, ROUTES) as http:
         yield http
 
 
@@ -101,21 +108,11 @@ async def test_many_inputs_come_back_in_order(http: httpx.AsyncClient, library: 
     assert np.abs(await vectors(http, texts) - library.encode(texts)).max() < 1e-4
 
 
-async def test_requests_at_once_share_batches_and_keep_their_own(embedder: Any, library: Any) -> None:
+async def test_requests_at_once_keep_their_own(embedder: Any, library: Any) -> None:
     texts = [f"passenger {n} " + "waits " * (n % 13) for n in range(64)]
-    batches: list[int] = []
-    encode = embedder._encoder.encode
-
-    def counted(inputs: Any, stop: Any) -> Any:
-        batches.append(len(inputs))
-        return encode(inputs, stop)
-
-    embedder._encoder.encode = counted
     answers = await asyncio.gather(*(embedder.embed(EmbedRequest(inputs=[text])) for text in texts))
     got = np.concatenate([np.asarray(answer.vectors) for answer in answers])
     assert np.abs(got - library.encode(texts)).max() < 1e-4
-    assert sum(batches) == 64
-    assert len(batches) < 8
 
 
 async def test_texts_and_tokens_at_once(embedder: Any, library: Any) -> None:
@@ -126,49 +123,75 @@ async def test_texts_and_tokens_at_once(embedder: Any, library: Any) -> None:
     assert all(np.abs(np.asarray(answer.vectors) - expected).max() < 1e-4 for answer in answers)
 
 
-async def test_a_short_request_does_not_wait_for_a_long_one(embedder: Any) -> None:
-    long = asyncio.create_task(embedder.embed(EmbedRequest(inputs=["calls at every station " * 20] * 600)))
-    await asyncio.sleep(0)
-    await asyncio.wait_for(embedder.embed(EmbedRequest(inputs=["short"])), 60)
-    assert not long.done()
-    long.cancel()
-    await asyncio.gather(long, return_exceptions=True)
-
-
-async def test_cancelling_ends_the_work(embedder: Any) -> None:
+async def test_cancelling_ends_the_work_between_two_layers(loaded: Any) -> None:
+    batching = loaded.batching[Ability.EMBED]
     loop = asyncio.get_running_loop()
     started = asyncio.Event()
-    encode = embedder._encoder.encode
+    compute = batching.compute
     outcomes: list[str] = []
 
-    def noted(inputs: Any, stop: Any) -> Any:
+    def noted(prepared: Any, run: Any) -> Any:
         loop.call_soon_threadsafe(started.set)
         try:
-            rows = encode(inputs, stop)
+            rows = compute(prepared, run)
         except Exception as error:
             outcomes.append(type(error).__name__)
             raise
         outcomes.append("done")
         return rows
 
-    embedder._encoder.encode = noted
+    batching.compute = noted
+    embedder = Fronts(loaded).able(Ability.EMBED)
     long = asyncio.create_task(embedder.embed(EmbedRequest(inputs=["stop and go " * 200] * 2048)))
     await started.wait()
     long.cancel()
     with pytest.raises(asyncio.CancelledError):
         await long
-    assert not embedder._jobs
     await embedder.embed(EmbedRequest(inputs=["next"]))
-    assert outcomes == ["Stopped", "done"]
+    assert outcomes == ["GivenUp", "done"]
 
 
-async def test_one_that_leaves_does_not_disturb_another_of_its_batch(embedder: Any, library: Any) -> None:
-    leaving = asyncio.create_task(embedder.embed(EmbedRequest(inputs=["a"] * 16)))
-    staying = asyncio.create_task(embedder.embed(EmbedRequest(inputs=list(TRAIN))))
-    await asyncio.sleep(0.005)
-    leaving.cancel()
-    answer = await staying
-    assert np.abs(np.asarray(answer.vectors) - library.encode(list(TRAIN))).max() < 1e-4
+async def test_each_text_is_tokenized_once(loaded: Any) -> None:
+    texts = loaded.batching[Ability.EMBED]._reading._texts
+    read: list[str] = []
+    once = texts.read
+
+    def noted(given: Any, *rest: Any, **how: Any) -> Any:
+        read.extend(given)
+        return once(given, *rest, **how)
+
+    texts.read = noted
+    await Fronts(loaded).able(Ability.EMBED).embed(EmbedRequest(inputs=TRAIN))
+    assert read == list(TRAIN)
+
+
+@pytest.mark.parametrize(("truncate", "max_tokens"), [(True, None), (None, 12), (True, 12)])
+async def test_a_request_says_where_texts_end(
+    embedder: Any, library: Any, truncate: bool | None, max_tokens: int | None
+) -> None:
+    request = EmbedRequest(inputs=["station " * 600], truncate=truncate, max_tokens=max_tokens)
+    answer = await embedder.embed(request)
+    limit = max_tokens or library.max_seq_length
+    assert answer.prompt_tokens == limit
+    expected = library.encode(["station " * (limit - 2)])
+    assert np.abs(np.asarray(answer.vectors) - expected).max() < 1e-4
+
+
+async def test_a_request_has_long_texts_refused(embedder: Any) -> None:
+    fits = await embedder.embed(EmbedRequest(inputs=["station"], truncate=False))
+    assert fits.prompt_tokens == 3
+    for inputs in (["fine", "station " * 600], [[5], [5] * 600]):
+        with pytest.raises(InvalidRequest) as caught:
+            await embedder.embed(EmbedRequest(inputs=inputs, truncate=False))
+        assert caught.value.error_code == "context_length_exceeded"
+        assert "entry 1" in caught.value.message
+
+
+async def test_many_megabytes_are_read_portion_by_portion(loaded: Any) -> None:
+    batching = loaded.batching[Ability.EMBED]
+    items = batching.items(EmbedRequest(inputs=["station " * 30_000] * 16))
+    assert not isinstance(items, list)
+    assert [item.length for item in items] == [256] * 16
 
 
 @pytest.mark.parametrize("token", [30522, 10**12])
@@ -193,13 +216,16 @@ async def test_options(weights: Weights, tmp_path: Path, library: Any) -> None:
     _, loaded = await load(
         NAME, weights, tmp_path, matryoshka_dimensions=[64], max_length=32, truncate=False, dtype="bfloat16"
     )
-    short = await loaded.embed(EmbedRequest(inputs=list(TRAIN), dimensions=64))
+    embedder = Fronts(loaded).able(Ability.EMBED)
+    short = await embedder.embed(EmbedRequest(inputs=list(TRAIN), dimensions=64))
     expected = library.encode(list(TRAIN), truncate_dim=64, normalize_embeddings=True)
     assert np.abs(np.asarray(short.vectors) - expected).max() < 0.02
     assert np.linalg.norm(np.asarray(short.vectors), axis=1) == pytest.approx([1, 1, 1], abs=1e-5)
     for too_long in ("long " * 40, [5] * 31):
         with pytest.raises(InvalidRequest) as caught:
-            await loaded.embed(EmbedRequest(inputs=["fine" if isinstance(too_long, str) else [5], too_long]))
+            await embedder.embed(
+                EmbedRequest(inputs=["fine" if isinstance(too_long, str) else [5], too_long])
+            )
         assert (caught.value.param, caught.value.error_code) == ("input", "context_length_exceeded")
     await loaded.unload()
 
@@ -310,15 +336,19 @@ async def test_what_is_no_model_is_refused(tmp_path: Path, folder: Path) -> None
     assert "512 positions" in await refused(folder, tmp_path, max_length=9999)
 
 
-async def test_embedder_that_slept_answers_as_before(embedder: Any) -> None:
+async def test_embedder_that_slept_answers_as_before(loaded: Any) -> None:
     """Where there is no GPU, from the host to the host: what is left out is the copy alone."""
-    from ekiben_sentence_transformers.embedder import SleepyEmbedder
+    from ekiben_sentence_transformers.loaded import SleepyEncoder
 
-    assert not hasattr(embedder, "sleep"), "on the host it would save nothing"
+    assert not hasattr(loaded, "sleep"), "on the host it would save nothing"
     request = EmbedRequest(inputs=TRAIN)
-    before = await embedder.embed(request)
-    sleepy = SleepyEmbedder(embedder._encoder, embedder._worker, batch_size=32, device="cpu")
+    before = await Fronts(loaded).able(Ability.EMBED).embed(request)
+    batching = loaded.batching[Ability.EMBED]
+    sleepy = SleepyEncoder(
+        batching._model, Ability.EMBED, batching, device="cpu", worker=WorkerThread("sleepy")
+    )
     await sleepy.sleep()
     await sleepy.wake()
-    after = await sleepy.embed(request)
+    after = await Fronts(sleepy).able(Ability.EMBED).embed(request)
     assert np.array_equal(before.vectors, after.vectors)
+    await sleepy.unload()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import struct
 from array import array
@@ -13,15 +14,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types import CreateEmbeddingResponse
 from openai.types.embedding_create_params import EmbeddingCreateParams
+from PIL import Image
 
 from ekiben.catalog.specs import resolve_model
-from ekiben.contract import Embeddings, EmbedRequest
+from ekiben.contract import Embeddings, EmbedImage, EmbedRequest
 from ekiben.errors import InvalidRequest
 from ekiben.plugins.discovery import discover
-from ekiben.runtime import embeddings
+from ekiben.runtime import embedding_input, embeddings
 from tests.replica_routes import client
 
 MODEL = resolve_model("all-minilm-l6-v2", plugins=discover())
+
+
+def picture(width: int, height: int) -> str:
+    """A data URL of it, black."""
+    file = io.BytesIO()
+    Image.new("1", (width, height)).save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+PICTURE = picture(3, 2)
+LARGE = picture(8000, 5000)
+BOMB = picture(20_000, 20_000)
 
 
 class Lengths:
@@ -32,7 +46,8 @@ class Lengths:
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         self.requests.append(request)
-        rows = [(len(entry), index) for index, entry in enumerate(request.inputs)]
+        lengths = [len(entry.png if isinstance(entry, EmbedImage) else entry) for entry in request.inputs]
+        rows = [(length, index) for index, length in enumerate(lengths)]
         values = array("f", [float(value) for row in rows for value in row])
         vectors: Any = memoryview(values.tobytes()).cast("f", (len(rows), 2))
         return Embeddings(vectors=vectors, prompt_tokens=sum(length for length, _ in rows))
@@ -88,6 +103,43 @@ async def test_an_alias_is_answered_under_the_model_s_own_name() -> None:
     assert (status, answer["model"]) == (200, MODEL.name)
 
 
+@pytest.mark.parametrize(
+    ("fields", "seen"),
+    [
+        ({"truncate": "END"}, {"truncate": True}),
+        ({"truncate": "none"}, {"truncate": False}),
+        ({"truncate": False}, {"truncate": False}),
+        ({"truncate_prompt_tokens": -1}, {}),
+        ({"truncate_prompt_tokens": 7}, {"max_tokens": 7}),
+        ({"prompt_name": "passage"}, {"prompt_name": "passage"}),
+        ({"input_type": "search_document"}, {"input_type": "document"}),
+        ({"input_type": "query"}, {"input_type": "query"}),
+    ],
+)
+async def test_fields_of_other_servers(fields: dict[str, object], seen: dict[str, Any]) -> None:
+    status, _, engine = await post({"model": MODEL.name, "input": "x"} | fields)
+    assert status == 200
+    assert engine.requests == [EmbedRequest(inputs=["x"], **seen)]
+
+
+async def test_pictures_reach_the_engine_decoded() -> None:
+    parts = [
+        "plain",
+        {"text": "part"},
+        {"image": PICTURE},
+        {"type": "text", "text": "of a chat"},
+        {"type": "image_url", "image_url": {"url": PICTURE}},
+    ]
+    status, body, engine = await post({"model": MODEL.name, "input": parts})
+    assert (status, len(body["data"])) == (200, 5)
+    plain, part, picture, chat, again = engine.requests[0].inputs
+    assert (plain, part, chat) == ("plain", "part", "of a chat")
+    assert isinstance(picture, EmbedImage)
+    assert picture == again
+    decoded = Image.open(io.BytesIO(picture.png))
+    assert (decoded.format, decoded.size, decoded.mode) == ("PNG", (3, 2), "RGB")
+
+
 async def test_dimensions_and_user_are_passed_and_taken() -> None:
     _, _, engine = await post({"model": MODEL.name, "input": "x", "dimensions": 7, "user": "somebody"})
     assert engine.requests[0].dimensions == 7
@@ -113,12 +165,21 @@ async def test_dimensions_and_user_are_passed_and_taken() -> None:
         [True],
         [None],
         {"text": "a"},
+        [{"text": ""}],
+        [{"text": "a", "image": PICTURE}],
+        [{"image": PICTURE}, 5],
+        [{"image": PICTURE}, [5]],
+        [{"image": "https://example.com/a.png"}],
+        [{"image": "data:image/svg+xml;base64,PHN2Zz4="}],
+        [{"image": "data:image/png;base64,YQ=="}],
+        [{"image": BOMB}],
+        [{"image": PICTURE}] + [{"image": LARGE}] * 2,
         17,
         True,
-        ["a"] * (embeddings.MAX_INPUTS + 1),
-        [[1]] * (embeddings.MAX_INPUTS + 1),
-        "a" * (embeddings.MAX_INPUT_CHARACTERS + 1),
-        [1] * (embeddings.MAX_INPUT_TOKENS + 1),
+        ["a"] * (embedding_input.MAX_INPUTS + 1),
+        [[1]] * (embedding_input.MAX_INPUTS + 1),
+        "a" * (embedding_input.MAX_INPUT_CHARACTERS + 1),
+        [1] * (embedding_input.MAX_INPUT_TOKENS + 1),
         "half a pair: \ud83d",
         ["fine", "\udc00"],
     ],
@@ -141,7 +202,15 @@ async def test_wrong_input_is_named(wrong: object) -> None:
         ({"dimensions": True}, 400, "dimensions"),
         ({"dimensions": 8.0}, 400, "dimensions"),
         ({"user": 5}, 400, "user"),
-        ({"truncate": True}, 400, "truncate"),
+        ({"truncate": "START"}, 400, "truncate"),
+        ({"truncate": 1}, 400, "truncate"),
+        ({"truncate_prompt_tokens": 0}, 400, "truncate_prompt_tokens"),
+        ({"truncate_prompt_tokens": -2}, 400, "truncate_prompt_tokens"),
+        ({"truncate_prompt_tokens": True}, 400, "truncate_prompt_tokens"),
+        ({"prompt_name": 5}, 400, "prompt_name"),
+        ({"input_type": "sonnet"}, 400, "input_type"),
+        ({"input_type": "query", "prompt_name": "query"}, 400, "input_type"),
+        ({"add_special_tokens": True}, 400, "add_special_tokens"),
         ({"model": None}, 400, "model"),
         ({"model": 5}, 400, "model"),
         ({"model": "another"}, 404, "model"),
@@ -187,7 +256,7 @@ JSON = st.recursive(
 @settings(max_examples=400, deadline=None, derandomize=True)
 def test_any_json_is_inputs_of_one_kind_or_refused(value: object) -> None:
     try:
-        inputs = embeddings.parse_input(value)
+        inputs = embedding_input.parse_input(value)
     except InvalidRequest as error:
         assert error.param == "input"
         return

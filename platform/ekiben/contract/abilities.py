@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 from ekiben.contract.batching import Batched
 from ekiben.contract.model import Ability
@@ -55,8 +55,17 @@ class Complete(Protocol):
         """As `Chat.chat`, with `text_completion` objects."""
 
 
-EmbedInput: TypeAlias = str | list[int]
-"""A text, or its tokens by the model's own tokenizer."""
+@dataclass(frozen=True, slots=True)
+class EmbedImage:
+    """A picture among the inputs, for models that have texts and pictures in one space."""
+
+    png: bytes
+    """As in `OcrRequest`."""
+
+
+EmbedInput: TypeAlias = str | list[int] | EmbedImage
+"""A text, its tokens by the model's own tokenizer, or a picture. `UnsupportedParameter` for pictures from
+models that do not see."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +73,14 @@ class EmbedRequest:
     inputs: Sequence[EmbedInput]
     dimensions: int | None = None
     """Shorter vectors of a model trained for that; `UnsupportedParameter` from others."""
+    prompt_name: str | None = None
+    """Which of the model's prompts to put before each text; `InvalidRequest` for those that it has not."""
+    input_type: Literal["query", "document"] | None = None
+    """What the texts are: the model's prompt for it, if it has one."""
+    max_tokens: int | None = None
+    """Of each input; longer ones are cut, unless `truncate` is false."""
+    truncate: bool | None = None
+    """Whether longer inputs than the model takes are cut, or refused; None: as the model was set up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,59 +1,62 @@
-"""`POST /v1/embeddings`: texts or tokens in, vectors out as numbers or as base64."""
+"""`POST /v1/embeddings`: texts, tokens or pictures in, vectors out as numbers or as base64."""
 
 from __future__ import annotations
 
 import array
 import base64
 import sys
-from typing import Any, Final, cast
+from dataclasses import replace
+from typing import Any, Final, Literal, cast
 
 import msgspec
 
-from ekiben.contract.abilities import Embed, Embeddings, EmbedInput, EmbedRequest
+from ekiben.contract.abilities import Embed, Embeddings, EmbedRequest
 from ekiben.contract.model import Ability
 from ekiben.errors import InvalidRequest
+from ekiben.runtime.embedding_input import developed, parse_input
 from ekiben.runtime.http import Answer, Request, Route, check_model_name
 
-MAX_INPUTS: Final = 2048
-MAX_INPUT_CHARACTERS: Final = 2**18
-MAX_INPUT_TOKENS: Final = 2**16
-
 _FIELDS: Final = ("model", "input", "encoding_format", "dimensions", "user")
+_FURTHER_FIELDS: Final = ("truncate", "truncate_prompt_tokens", "prompt_name", "input_type")
+"""That other servers of this route have, and OpenAI has not."""
+_INPUT_TYPES: Final[dict[str, Literal["query", "document"]]] = {
+    "query": "query",
+    "search_query": "query",
+    "document": "document",
+    "search_document": "document",
+    "passage": "document",
+}
 
 
 async def create_embeddings(request: Request) -> Answer:
     """Answers only once all vectors are there; a client that leaves ends the work."""
     body = request.json()
-    if unknown := [name for name in body if name not in _FIELDS]:
+    if unknown := [name for name in body if name not in (*_FIELDS, *_FURTHER_FIELDS)]:
         raise InvalidRequest(f"{unknown[0][:64]!r} is not a field of this request", param=unknown[0])
     model = check_model_name(request, body.get("model"))
-    inputs = parse_input(body.get("input"))
     as_base64 = _encoding_format(body.get("encoding_format"))
-    dimensions = _dimensions(body.get("dimensions"))
     if not isinstance(body.get("user", ""), str):
         raise InvalidRequest("'user' must be a text", param="user")
+    asked, given = _asked(body), parse_input(body.get("input"))
     engine: Embed = request.able(Ability.EMBED)
-    embeddings = await engine.embed(EmbedRequest(inputs=inputs, dimensions=dimensions))
+    async with developed(given) as inputs:
+        embeddings = await engine.embed(replace(asked, inputs=inputs))
     return Answer(render(embeddings, model=model, as_base64=as_base64))
 
 
-def parse_input(value: object) -> list[EmbedInput]:
-    """One text, up to 2048 texts, tokens, or token arrays. Raises InvalidRequest (param `input`)."""
-    if value is None:
-        raise _bad_input("is required")
-    if isinstance(value, str):
-        return [_text(value)]
-    if not isinstance(value, list):
-        raise _bad_input("must be a text, a list of texts, a list of tokens or a list of token lists")
-    if not value:
-        raise _bad_input("is an empty list")
-    if _is_token(value[0]):
-        return [_tokens(value)]
-    if len(value) > MAX_INPUTS:
-        raise _bad_input(f"has {len(value)} entries, the limit is {MAX_INPUTS}")
-    if isinstance(value[0], list):
-        return [_tokens(entry, index) for index, entry in enumerate(value)]
-    return [_text(entry, index) for index, entry in enumerate(value)]
+def _asked(body: dict[str, Any]) -> EmbedRequest:
+    """All but the inputs."""
+    request = EmbedRequest(
+        inputs=(),
+        dimensions=_whole(body, "dimensions"),
+        prompt_name=_prompt_name(body.get("prompt_name")),
+        input_type=_input_type(body.get("input_type")),
+        max_tokens=_max_tokens(body),
+        truncate=_truncate(body.get("truncate")),
+    )
+    if request.prompt_name is not None and request.input_type is not None:
+        raise InvalidRequest("'prompt_name' and 'input_type' say the same: send one", param="input_type")
+    return request
 
 
 def render(embeddings: Embeddings, *, model: str, as_base64: bool) -> bytes:
@@ -78,40 +81,6 @@ def _base64_rows(vectors: memoryview) -> list[str]:
     return [base64.b64encode(values[row * size : (row + 1) * size]).decode("ascii") for row in range(rows)]
 
 
-def _text(value: object, index: int | None = None) -> str:
-    if not isinstance(value, str):
-        raise _bad_input("must be a text; all entries must be of one kind", index)
-    if not value:
-        raise _bad_input("is an empty text", index)
-    if len(value) > MAX_INPUT_CHARACTERS:
-        raise _bad_input(f"has {len(value)} characters, the limit is {MAX_INPUT_CHARACTERS}", index)
-    if not _is_unicode(value):
-        raise _bad_input("has half of a surrogate pair, which is no character", index)
-    return value
-
-
-def _tokens(value: object, index: int | None = None) -> list[int]:
-    if not isinstance(value, list) or not all(map(_is_token, value)):
-        raise _bad_input("must be a list of tokens, which are whole numbers from 0", index)
-    if not value:
-        raise _bad_input("is an empty list", index)
-    if len(value) > MAX_INPUT_TOKENS:
-        raise _bad_input(f"has {len(value)} tokens, the limit is {MAX_INPUT_TOKENS}", index)
-    return value
-
-
-def _is_token(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_unicode(value: str) -> bool:
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _encoding_format(value: object) -> bool:
     """Whether base64 is wanted."""
     if value in (None, "float"):
@@ -123,17 +92,48 @@ def _encoding_format(value: object) -> bool:
     )
 
 
-def _dimensions(value: Any) -> int | None:
+def _whole(body: dict[str, Any], name: str) -> int | None:
+    value = body.get(name)
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InvalidRequest("'dimensions' must be a whole number from 1", param="dimensions")
+        raise InvalidRequest(f"{name!r} must be a whole number from 1", param=name)
     return value
 
 
-def _bad_input(reason: str, index: int | None = None) -> InvalidRequest:
-    subject = "'input'" if index is None else f"entry {index} of 'input'"
-    return InvalidRequest(f"{subject} {reason}", param="input")
+def _max_tokens(body: dict[str, Any]) -> int | None:
+    """-1 stands for as many as the model takes."""
+    name = "truncate_prompt_tokens"
+    value = body.get(name)
+    return None if value == -1 and not isinstance(value, bool) else _whole(body, name)
+
+
+def _truncate(value: object) -> bool | None:
+    """True or false, or else the end that is cut off: END or NONE."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.upper() in ("END", "NONE"):
+        return value.upper() == "END"
+    raise InvalidRequest(
+        f"'truncate' must be true, false, END or NONE, not {value!r:.50}: texts are cut at their end",
+        param="truncate",
+    )
+
+
+def _prompt_name(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise InvalidRequest("'prompt_name' must be a text", param="prompt_name")
+
+
+def _input_type(value: object) -> Literal["query", "document"] | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and value in _INPUT_TYPES:
+        return _INPUT_TYPES[value]
+    raise InvalidRequest(
+        f"'input_type' must be one of {', '.join(_INPUT_TYPES)}, not {value!r:.50}", param="input_type"
+    )
 
 
 ROUTES: Final = (Route("POST", "/v1/embeddings", frozenset({Ability.EMBED}), create_embeddings),)

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from ekiben.contract import (
     Embeddings,
+    EmbedImage,
     EmbedRequest,
     InvalidRequest,
     Rerankings,
@@ -91,10 +92,7 @@ class EmbeddingModel(_VectorModel):
         self._normalize = _EUCLIDEAN if normalize else _NONE
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
-        if request.dimensions is not None:
-            raise UnsupportedParameter(
-                "this model has vectors of one length: leave out 'dimensions'", param="dimensions"
-            )
+        _check(request)
         answers = await self._each(list(request.inputs), self._embed)
         numbers = array("f")
         for answer in answers:
@@ -112,6 +110,25 @@ class EmbeddingModel(_VectorModel):
     async def _embed(self, inputs: Sequence[Any]) -> Any:
         body = {"input": inputs, "encoding_format": "base64", "embd_normalize": self._normalize}
         return await self._client.ask("/v1/embeddings", body)
+
+
+def _check(request: EmbedRequest) -> None:
+    """Raises UnsupportedParameter for what llama.cpp has nothing for."""
+    if request.dimensions is not None:
+        raise UnsupportedParameter(
+            "this model has vectors of one length: leave out 'dimensions'", param="dimensions"
+        )
+    if any(isinstance(entry, EmbedImage) for entry in request.inputs):
+        raise UnsupportedParameter("this model takes texts and tokens, not pictures", param="input")
+    refused = {
+        "prompt_name": (request.prompt_name, "this model has no prompts by name"),
+        "input_type": (request.input_type, "this model does not tell queries from documents"),
+        "truncate_prompt_tokens": (request.max_tokens, "this model does not cut texts"),
+        "truncate": (request.truncate or None, "this model does not cut texts"),
+    }
+    for param, (value, reason) in refused.items():
+        if value is not None:
+            raise UnsupportedParameter(f"{reason}: leave out {param!r}", param=param)
 
 
 class RerankModel(_VectorModel):

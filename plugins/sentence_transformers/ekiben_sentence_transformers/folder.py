@@ -27,7 +27,7 @@ class ModelFolder:
         if not self.path.is_dir():
             raise LoadFailed(f"{self.path.name!r} is not a folder: give the whole folder of the model")
         for kind, _ in self._modules():
-            if not kind.startswith("sentence_transformers."):
+            if not kind.startswith(("sentence_transformers.", "pylate.models.")):
                 raise LoadFailed(
                     f"the model brings code of its own ({kind!r}), which is never run: "
                     "choose a model whose modules are part of sentence-transformers"
@@ -50,6 +50,22 @@ class ModelFolder:
         positions = self._json("config.json", {}).get("max_position_embeddings")
         own = self._json("sentence_bert_config.json", {}).get("max_seq_length")
         return _number(own, default=_number(positions, default=512))
+
+    def is_multi_vector(self) -> bool:
+        """Whether it has a vector for each token, as the library saves such models, PyLate, or Stanford."""
+        kind = self._json("config_sentence_transformers.json", {}).get("model_type")
+        architectures = self._json("config.json", {}).get("architectures")
+        return kind in ("MultiVectorEncoder", "ColBERT") or architectures == ["HF_ColBERT"]
+
+    def picture_tokens(self) -> int | None:
+        """How many patches of a picture the model looks at, where its config says so."""
+        vision = self._json("config.json", {}).get("vision_config")
+        if not isinstance(vision, dict):
+            return None
+        size, patch = vision.get("image_size"), vision.get("patch_size")
+        if not isinstance(size, int) or not isinstance(patch, int) or not 0 < patch <= size:
+            return None
+        return (size // patch) ** 2 + 1
 
     def matryoshka_dimensions(self) -> frozenset[int] | None:
         """The shorter lengths that the config says the model was trained for; None: any."""

@@ -24,7 +24,7 @@ class TokenInput:
     def check(self, inputs: Sequence[EmbedInput]) -> None:
         """Raises InvalidRequest for tokens that the model does not have."""
         for index, tokens in enumerate(inputs):
-            for token in () if isinstance(tokens, str) else tokens:
+            for token in tokens if isinstance(tokens, list) else ():
                 if not 0 <= token < self.vocabulary:
                     raise InvalidRequest(
                         f"entry {index} of 'input' has the token {token}, "
