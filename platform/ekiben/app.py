@@ -286,21 +286,21 @@ def make_memory(settings: Settings, plugins: Plugins, records: Records, budgets:
         budgets=budgets.now,
         device=settings.device,
         engine_devices=partial(usable_kinds, plugins),
-        estimates=Estimates(environment=replica_environment(), interpreter_of=plugins.interpreter),
+        estimates=Estimates(environment=replica_environment(settings), interpreter_of=plugins.interpreter),
         spread=partial(spread_of, plugins=plugins),
     )
 
 
-def replica_environment() -> dict[str, str]:
-    """This process's, without secrets."""
+def replica_environment(settings: Settings) -> dict[str, str]:
+    """This process's, without secrets, and with what replicas have to know of the settings."""
     given = {k: v for k, v in process_environment().items() if k not in SECRET_VARIABLES}
-    return THREAD_VARIABLES | given
+    return THREAD_VARIABLES | given | {"EKIBEN_FETCH_URLS": str(settings.fetch_urls).lower()}
 
 
 def make_launcher(settings: Settings, home: Home, plugins: Plugins) -> Launcher:
     """By forks where that is wanted and can be."""
     interpreter_of = plugins.interpreter
-    environment = replica_environment()
+    environment = replica_environment(settings)
     berths = Berths(
         run_folder=home.run, log_folder=home.logs, cache_folder=home.caches, orphan_s=settings.orphan_s
     )

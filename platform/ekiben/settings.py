@@ -19,6 +19,9 @@ from ekiben.errors import ConfigError
 
 PREFIX = "EKIBEN_"
 CONFIG_FILE = "ekiben.yaml"
+TRUE = ("1", "on", "t", "true", "y", "yes")
+FALSE = ("0", "off", "f", "false", "n", "no")
+"""As pydantic reads them."""
 
 
 class Settings(BaseModel):
@@ -88,6 +91,9 @@ class Settings(BaseModel):
         None,
         pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
         description="how clients reach the platform, for URLs in answers; without it, as each request did",
+    )
+    fetch_urls: bool = Field(
+        False, description="fetch the pictures that requests name by http(s) URLs, from public hosts only"
     )
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error"
@@ -186,6 +192,8 @@ class StandaloneSettings:
     home: Path
     device: str
     threads: int
+    fetch_urls: bool
+    """Whether URLs of requests are fetched: `EKIBEN_FETCH_URLS`."""
     supervisor_pid: int | None
     """The supervising process of `bentoml serve`, for its workers: `EKIBEN_SUPERVISOR_PID`."""
     supervisor_hears: bool
@@ -198,6 +206,9 @@ def load_standalone_settings(environment: Mapping[str, str] | None = None) -> St
     threads = env.get(PREFIX + "THREADS", "0")
     if not (threads.isascii() and threads.isdigit()):
         raise ConfigError(f"EKIBEN_THREADS must be a number of threads, not {threads!r}")
+    fetch_urls = env.get(PREFIX + "FETCH_URLS", "").lower()
+    if fetch_urls not in ("", *TRUE, *FALSE):
+        raise ConfigError(f"EKIBEN_FETCH_URLS must be true or false, not {fetch_urls!r}")
     order = env.get(PREFIX + "ORDER")
     supervisor = env.get(PREFIX + "SUPERVISOR_PID", "")
     return StandaloneSettings(
@@ -206,6 +217,7 @@ def load_standalone_settings(environment: Mapping[str, str] | None = None) -> St
         home=_home(env.get(PREFIX + "HOME")),
         device=device if (device := env.get(PREFIX + "DEVICE")) and device != "auto" else "cpu",
         threads=int(threads),
+        fetch_urls=fetch_urls in TRUE,
         supervisor_pid=int(supervisor) if supervisor.isdigit() else None,
         supervisor_hears=env.get(PREFIX + "SUPERVISOR_HEARS") == "1",
     )

@@ -27,7 +27,8 @@ GOOD: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def platform(make_platform: Callable[..., Any]) -> Any:
-    return make_platform(env={"EKIBEN_MAX_BODY_BYTES": str(4 * 2**20)}).start()
+    env = {"EKIBEN_MAX_BODY_BYTES": str(4 * 2**20), "EKIBEN_FETCH_URLS": "true"}
+    return make_platform(env=env).start()
 
 
 @pytest.fixture(autouse=True)
@@ -228,6 +229,21 @@ def test_broken_image(platform: Any, image: bytes) -> None:
     status, answer = send(platform, "/v1/images/ocr", body, content_type=content_type)
     assert status == 400, answer
     assert_envelope(answer)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "169.254.169.254", "[::ffff:127.0.0.1]"])
+def test_h1_urls_lead_nowhere_inside(platform: Any, host: str) -> None:
+    url = f"http://{host}:{platform.url.rpartition(':')[2]}/v1/models"
+    part = {"type": "image_url", "image_url": {"url": url}}
+    asked = {"model": MODEL, "messages": [{"role": "user", "content": [part]}]}
+    for path, body, param in [
+        (CHAT, asked, "messages.0.content.0.image_url.url"),
+        ("/v1/images/ocr", {"model": "pp-ocr-v6", "image": url}, "image"),
+    ]:
+        status, answer = send(platform, path, body)
+        error = assert_envelope(answer)
+        assert (status, error["param"]) == (400, param), answer
+        assert "not public" in error["message"]
 
 
 def test_broken_multipart(platform: Any) -> None:

@@ -61,6 +61,7 @@ def test_every_field_can_be_set_by_its_variable(tmp_path: Path) -> None:
         "responses_days": "1.5",
         "picture_url_s": "60",
         "public_url": "https://ai.example.com",
+        "fetch_urls": "true",
         "log_level": "debug",
     }
     assert set(given) == set(Settings.model_fields) - {"home"}
@@ -71,6 +72,7 @@ def test_every_field_can_be_set_by_its_variable(tmp_path: Path) -> None:
     assert values.api_key.get_secret_value() == "secret"
     assert math.isinf(values.keep_alive)
     assert values.no_auth is True
+    assert values.fetch_urls is True
     assert (values.device, values.threads, values.wait_s) == ("cuda:1", 5, 1.5)
 
 
@@ -177,3 +179,11 @@ def test_a_bento_alone_reads_its_own_variables(tmp_path: Path) -> None:
 def test_a_wrong_number_of_threads_is_told(threads: str) -> None:
     with pytest.raises(ConfigError, match="EKIBEN_THREADS must be a number of threads, not"):
         load_standalone_settings({"EKIBEN_THREADS": threads})
+
+
+@pytest.mark.parametrize(("said", "meant"), [("", False), ("true", True), ("1", True), ("off", False)])
+def test_urls_are_fetched_only_when_that_is_said(said: str, meant: bool, tmp_path: Path) -> None:
+    assert load(tmp_path, env={"EKIBEN_FETCH_URLS": said}).values.fetch_urls is meant
+    assert load_standalone_settings({"EKIBEN_FETCH_URLS": said}).fetch_urls is meant
+    with pytest.raises(ConfigError, match="EKIBEN_FETCH_URLS"):
+        load_standalone_settings({"EKIBEN_FETCH_URLS": "perhaps"})

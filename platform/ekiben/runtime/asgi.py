@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from ekiben.clock import SYSTEM_CLOCK
@@ -47,9 +48,10 @@ _ANSWERED_ASLEEP: Final = frozenset({"/healthz", "/livez", _METRICS})
 class ReplicaApp:
     """Raw ASGI. The model is loaded in the lifespan, before BentoML's own startup."""
 
-    def __init__(self, bento: Application, host: ModelHost) -> None:
+    def __init__(self, bento: Application, host: ModelHost, *, fetch_urls: bool = False) -> None:
         self._bento = bento
         self._host = host
+        self._fetch_urls = fetch_urls
         self._routes: RouteTable | None = None
         self._created = 0
         self._warming: asyncio.Task[None] | None = None
@@ -99,7 +101,8 @@ class ReplicaApp:
 
             self._observed, self._count_at_work = observed, count_at_work
             routes = routes_of(model.abilities)
-            self._routes = RouteTable(model, [*routes, *dialect_routes(spoken_dialects(), routes)])
+            routes += dialect_routes(spoken_dialects(), routes)
+            self._routes = RouteTable(model, _fetching(routes) if self._fetch_urls else routes)
         except ImportError as error:
             failure = LoadFailed(f"the routes of {model.name!r} need a library that is missing: {error}")
             self._host.fail(failure)
@@ -165,6 +168,14 @@ class ReplicaApp:
             "state": "ready",
             "abilities": sorted(model.abilities),
         } | ({"parent": model.name} if adapter else {})
+
+
+def _fetching(routes: list[Route]) -> list[Route]:
+    from ekiben.runtime.remote import Remote
+    from ekiben.runtime.remote_places import fetching
+
+    remote = Remote()
+    return [replace(route, handler=fetching(route.handler, remote)) for route in routes]
 
 
 async def _answer(request: Request, route: Route, send: Send) -> None:

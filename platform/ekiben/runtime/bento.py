@@ -72,7 +72,8 @@ class EkibenService(bentoml.Service[Any]):  # type: ignore[misc] # no types come
     def application(self, host: ModelHost) -> ReplicaApp:
         """The application that serves the host's model."""
         self.host = host
-        return ReplicaApp(self._prebuilt or super().to_asgi(is_main=True), host)
+        bento = self._prebuilt or super().to_asgi(is_main=True)
+        return ReplicaApp(bento, host, fetch_urls=load_standalone_settings().fetch_urls)
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """For BentoML's own server, in a process that it started."""
