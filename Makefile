@@ -35,6 +35,7 @@ test-vllm: $(VENV)/.installed-test ## the tests with vLLM, in an environment of 
 	$(BIN)/python -m pip --python $(VLLM_PYTHON) install -q hypothesis pytest pytest-asyncio pytest-timeout
 	$(VLLM_PYTHON) -m pytest -W ignore::pytest.PytestUnraisableExceptionWarning -m vllm \
 		tests/integration/test_vllm.py $(PYTEST_ARGS) # vLLM leaves sockets to the end of the process
+	EKIBEN_TEST_VLLM_HOME=$(VLLM_HOME) $(BIN)/python -m pytest -m vllm tests/e2e $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from ekiben.plugins.discovery import discover
 from tests.running import Platform
-from tests.smollm2_folder import smollm2_folder
+from tests.smollm2_folder import default_cache, smollm2_folder
 
 GGUF_MODEL: Final = "smollm2-135m-instruct"
 FOLDER_MODEL: Final = "smollm2-folder"
@@ -25,12 +26,30 @@ LESS_OFTEN: Final = (
 """The same engines, for what takes long on all of them."""
 
 
+OPTIONS: Final[dict[str, dict[str, Any]]] = {
+    "transformers": {},
+    "vllm": {"max_model_len": 2048, "max_num_seqs": 8, "kv_cache_mb": 256},
+}
+
+
+def vllm_home() -> Path:
+    """Where `make test-vllm` keeps vLLM's environment."""
+    return Path(os.environ.get("EKIBEN_TEST_VLLM_HOME") or default_cache() / "vllm")
+
+
+def equip(platform: Platform, engine: str) -> None:
+    """Let a platform have the engine's environment; skips where there is none."""
+    if engine == "vllm" and not (platform.home / "engines").exists():
+        if not (vllm_home() / "engines" / "vllm" / "current").exists():
+            pytest.skip(f"there is no vLLM in {vllm_home()}: make test-vllm")
+        (platform.home / "engines").symlink_to(vllm_home().absolute() / "engines", target_is_directory=True)
+
+
 def model_on(platform: Platform, engine: str) -> str:
     """The name of a small chat model that the engine serves; skips where the engine is not installed."""
     if engine == "llama_cpp":
         return GGUF_MODEL
-    if engine not in discover().engines():
-        pytest.skip(f"there is no engine {engine!r} here")
+    equip(platform, engine)
     name = f"{FOLDER_MODEL}-{engine}"
     _add(platform, folder_spec(name, engine))
     return name
@@ -39,7 +58,7 @@ def model_on(platform: Platform, engine: str) -> str:
 def folder_spec(name: str, engine: str) -> dict[str, Any]:
     """SmolLM2 as a safetensors folder."""
     source = {"kind": "local", "path": str(smollm2_folder())}
-    variant = {"format": "safetensors", "engine": engine, "source": source}
+    variant = {"format": "safetensors", "engine": engine, "source": source, "options": OPTIONS[engine]}
     return {"name": name, "family": "llm", "abilities": ["chat", "complete"], "variants": [variant]}
 
 

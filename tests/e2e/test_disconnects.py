@@ -15,7 +15,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from tests.conformance.engines import GGUF_MODEL, LESS_OFTEN, folder_spec
+from tests.conformance.engines import GGUF_MODEL, LESS_OFTEN, equip, folder_spec
 from tests.running import Platform, wait_until
 
 SLOTS: Final = 2
@@ -70,6 +70,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def model(platform: Platform, engine: str, weights: Callable[[str], Path]) -> str:
+    equip(platform, engine)
     name = f"endless-{engine}"
     added = platform.post("/api/models", {"spec": endless_spec(name, engine, weights)})
     assert added["error"] is None, added

@@ -1,16 +1,24 @@
-"""Same prompt, temperature 0: what Ekiben says is what the engine says by itself, token for token."""
+"""Same prompt, temperature 0: what Ekiben says is what the engine says by itself, token for token.
+
+Of transformers, `tests/integration/test_transformers.py` shows it beside the library's own `generate`.
+"""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from tests.conformance.engines import model_on
+import pytest
+
+from tests.bench.vllm_cold import NAME, server, wait_for_first_token
+from tests.conformance.engines import model_on, vllm_home
 from tests.running import Platform
+from tests.smollm2_folder import smollm2_folder
 
 TOKENS: Final = 48
 QUESTIONS: Final = (
@@ -79,3 +87,33 @@ def test_llama_cpp(platform: Platform, weights: Callable[[str], Path]) -> None:
         assert [item.token for item in choice.logprobs.content] == tokens
         assert "".join(tokens).startswith(choice.message.content)
         assert ask(platform, model, question).message.content == choice.message.content
+
+
+@pytest.mark.vllm
+def test_vllm(platform: Platform) -> None:
+    model = model_on(platform, "vllm")
+    for question, expected in zip(QUESTIONS, vllm_alone(), strict=True):
+        choice = ask(platform, model, question, logprobs=True, top_logprobs=1)
+        assert [item.token for item in choice.logprobs.content] == expected["tokens"]
+        assert choice.message.content == expected["text"]
+        assert ask(platform, model, question).message.content == expected["text"]
+
+
+def vllm_alone() -> list[dict[str, Any]]:
+    """What `vllm serve` says of the same folder."""
+    told = []
+    with server(vllm_home(), smollm2_folder(), stock=False) as (url, process):
+        wait_for_first_token(url, process)
+        for question in QUESTIONS:
+            body = {
+                **{"model": NAME, "messages": [{"role": "user", "content": question}], "temperature": 0},
+                **{"max_tokens": TOKENS, "logprobs": True, "top_logprobs": 1},
+            }
+            request = urllib.request.Request(
+                f"{url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+            )
+            with urllib.request.urlopen(request, timeout=300) as response:
+                choice = json.load(response)["choices"][0]
+            tokens = [item["token"] for item in choice["logprobs"]["content"]]
+            told.append({"tokens": tokens, "text": choice["message"]["content"]})
+    return told

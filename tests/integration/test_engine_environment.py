@@ -238,23 +238,45 @@ def fake_uv(folder: Path, does: str) -> dict[str, str]:
     return {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
-@pytest.mark.parametrize("with_what", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_build_is_never_taken_for_whole(
-    run: CommandLine, install: Any, tmp_path: Path, with_what: signal.Signals
-) -> None:
+def interrupted(run: CommandLine, wheels: Path, tmp_path: Path, with_what: signal.Signals) -> str:
+    """The folder of a build that was stopped while uv worked."""
     begun = tmp_path / "begun"
     path = fake_uv(tmp_path / "bin", f"echo $$ > {begun}.part; mv {begun}.part {begun}; exec sleep 600")
     slow = CommandLine(run.home, python=run.python, env={**run.env, **path})
-    with slow.started("engine", "install", "picky") as process:
+    with slow.started("engine", "install", "picky", "--wheels", str(wheels)) as process:
         uv = wait_until(lambda: begun.read_text() if begun.exists() else None, "uv to begin")
         process.send_signal(with_what)
         assert process.wait(30) != 0
         assert process.stderr is not None and b"Traceback" not in process.stderr.read()
     wait_until(lambda: True if not psutil.pid_exists(int(uv)) else None, "uv to end")
-    assert bool(builds(run)) == (with_what == signal.SIGKILL)
+    (folder,) = builds(run)
+    return folder
+
+
+@pytest.mark.parametrize("with_what", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_build_is_never_taken_for_whole_and_goes_on(
+    run: CommandLine, wheels: Path, tmp_path: Path, with_what: signal.Signals
+) -> None:
+    begun_in = interrupted(run, wheels, tmp_path, with_what)
+    half = Path(run.home / "engines" / "picky" / begun_in)
+    (site,) = half.glob("lib/python*/site-packages")
+    (site / "ekiben_test_jam-1.0.dist-info").mkdir()
+    (site / "ekiben_test_jam-1.0.dist-info" / "METADATA").write_text("Name: ekiben-test-jam\nVersion: 1.0\n")
     assert described(run)["status"] == "missing"
-    install()
-    assert len(builds(run)) == 1
+    told = run("engine", "install", "picky", "--wheels", str(wheels))
+    assert f"going on with the environment for cpu in {half}" in told.stdout, told
+    assert builds(run) == [begun_in]
+    assert (site / "ekiben_test_jam.py").exists(), "half a distribution was taken for a whole one"
+    assert described(run)["status"] == "ready"
+
+
+def test_another_plan_does_not_go_on_with_an_interrupted_build(
+    run: CommandLine, wheels: Path, install: Any, tmp_path: Path
+) -> None:
+    begun_in = interrupted(run, wheels, tmp_path, signal.SIGKILL)
+    assert "going on" not in install("2.1")
+    (built,) = builds(run)
+    assert built != begun_in
 
 
 def test_what_uv_cannot_do_pip_does(run: CommandLine, wheels: Path, tmp_path: Path) -> None:

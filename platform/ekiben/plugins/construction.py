@@ -3,12 +3,15 @@
 What is built there: all that the platform requires, what the engine requires on the kind of device chosen,
 and links to the platform and the plugin themselves, so that a replica runs the very code of its platform.
 A build has a folder of its own and counts from the moment that the link `current` names it: until then
-nobody uses it, and whatever interrupts it leaves nothing that is taken for whole.
+nobody uses it, and whatever interrupts it leaves nothing that is taken for whole. The next build of the same
+plan goes on where it was.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import secrets
 import shutil
 import subprocess
@@ -16,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +32,7 @@ from ekiben import __version__
 from ekiben.clock import SYSTEM_CLOCK, Clock
 from ekiben.contract.manifest import EnvironmentTable
 from ekiben.errors import ConfigError, Conflict, EkibenError
+from ekiben.plugins import unfinished
 from ekiben.plugins.discovery import Plugin
 from ekiben.plugins.environments import (
     CURRENT,
@@ -43,7 +48,12 @@ from ekiben.plugins.environments import (
     site_folders,
 )
 from ekiben.plugins.installers import Installer, Report, Wishes
+from ekiben.plugins.unfinished import Unfinished
 
+MADE: Final = "made"
+"""The step after which there is an interpreter."""
+FIRST: Final = "first"
+"""The step after which what is installed by itself is there."""
 LINKS: Final = "platform"
 """How the folder of links begins, in an environment."""
 _PATH_FILE: Final = "ekiben-platform.pth"
@@ -105,6 +115,15 @@ class Builder:
         with self._attempts() as attempt:
             return attempt(self._complete)
 
+    @cached_property
+    def _mark(self) -> str:
+        """The same for builds that would come out the same, so that one can go on with another."""
+        plan = self._plan
+        wishes = [str(plan.wishes.wheels), *(path.read_text() for path in plan.wishes.constraints)]
+        parts = [plan.device, __version__, sys.version, str(Path(sys.executable).resolve())]
+        lists = [plan.base, [*plan.requirements], [*plan.table.constraints], [*plan.table.without]]
+        return hashlib.sha256(json.dumps([parts, lists, wishes]).encode()).hexdigest()
+
     def rehearse(self) -> None:
         """Have the installer say what it would install."""
 
@@ -129,11 +148,12 @@ class Builder:
 
     @contextmanager
     def _attempts(self) -> Iterator[Callable[[Callable[[Path, Installer], Path]], Path]]:
-        """Alone with the engine's folder; nothing that is half done stays."""
+        """Alone with the engine's folder; nothing that has failed stays."""
         try:
             self._plan.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with locked(self._plan.folder):
-                sweep(self._plan.folder)
+                begun = self._begun()
+                sweep(self._plan.folder, spared=frozenset() if begun is None else frozenset({begun.name}))
                 yield self._attempt
                 sweep(self._plan.folder)
         except OSError as error:
@@ -152,23 +172,33 @@ class Builder:
         return self._within(work, self._installers[-1])
 
     def _within(self, work: Callable[[Path, Installer], Path], installer: Installer) -> Path:
-        built = self._plan.folder / f"{self._plan.device}-{secrets.token_hex(4)}"
+        built = self._begun() or self._plan.folder / f"{self._plan.device}-{secrets.token_hex(4)}"
         try:
             return work(built, installer)
-        except BaseException:
+        except Exception:  # not when it is interrupted: then the next one goes on
             shutil.rmtree(built, ignore_errors=True)
             raise
 
+    def _begun(self) -> Path | None:
+        """Where such a build was interrupted, unless something is still at work there."""
+        built = unfinished.find(self._plan.folder, plan=self._mark)
+        return None if built is None or users(built) else built
+
     def _complete(self, built: Path, installer: Installer) -> Path:
         plan = self._plan
-        self._report(f"making an environment for {plan.device} in {built}")
-        self._make(built)
-        self._install(built, installer)
+        progress = Unfinished.begin(built, plan=self._mark)
+        begun = "going on with the" if progress.begun else "making an"
+        self._report(f"{begun} environment for {plan.device} in {built}")
+        if progress.lacks(MADE):
+            self._make(built)
+            progress.done(MADE)
+        self._install(built, installer, progress)
         links = link_platform(built, plan.plugin)
         self._report("trying it out")
         if (problem := self._judge(built / "bin" / "python")) is not None:
             raise EkibenError(f"{plan.plugin.manifest.id} is installed and still not ready: {problem}")
         self._sign(built, installer, links)
+        progress.end()
         publish(built)
         return built
 
@@ -179,12 +209,16 @@ class Builder:
             reason = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
             raise EkibenError(f"{sys.executable} cannot make a virtual environment: {reason[-1]}")
 
-    def _install(self, built: Path, installer: Installer) -> None:
+    def _install(self, built: Path, installer: Installer, progress: Unfinished) -> None:
         plan, python, wishes = self._plan, built / "bin" / "python", self._wishes(built)
         wanted = list(plan.requirements)
         if first := self._first():
-            self._report(f"installing {' '.join(first)} with {installer.name}")
-            installer.install(python, first, what=self._what, wishes=wishes, extra=_ALONE, report=self._lines)
+            if progress.lacks(FIRST):
+                self._report(f"installing {' '.join(first)} with {installer.name}")
+                installer.install(
+                    python, first, what=self._what, wishes=wishes, extra=_ALONE, report=self._lines
+                )
+                progress.done(FIRST)
             wanted = _requirements_of(built, first, without=plan.table.without)
         wanted = [*plan.base, *wanted]
         self._report(f"installing {len(wanted)} requirements with {installer.name}")
@@ -277,11 +311,15 @@ def users(folder: Path) -> list[int]:
     )
 
 
-def sweep(folder: Path) -> None:
-    """Remove builds that do not count and that nobody uses; called with the folder locked."""
+def sweep(folder: Path, *, spared: frozenset[str] = frozenset()) -> None:
+    """Remove builds that do not count and that nobody uses; called with the folder locked.
+
+    `spared`: names of folders that stay all the same.
+    """
     current = (folder / CURRENT).readlink().name if (folder / CURRENT).is_symlink() else None
+    stays = spared | {current}
     for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink() and path.name != current and not users(path):
+        if path.is_dir() and not path.is_symlink() and path.name not in stays and not users(path):
             shutil.rmtree(path, ignore_errors=True)
         elif path.name.startswith(f".{CURRENT}-"):
             path.unlink(missing_ok=True)
