@@ -60,8 +60,8 @@ class ReplicaApp:
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
         elif scope["type"] != "http" or scope["path"] in _ANSWERED_ASLEEP:
-            if scope["path"] == _METRICS and not self._host.asleep:
-                await self._count_at_work(self._host.fronts.loaded)
+            if scope["path"] == _METRICS and (countable := self._host.countable) is not None:
+                await self._count_at_work(countable)
             await self._bento(scope, receive, send)
         elif self._host.asleep:
             await send_answer(error_answer(ModelNotReady("the model sleeps: try again")), send)

@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from ekiben.contract.abilities import has_ability
-from ekiben.contract.engine import Device, Engine, LoadedModel, LoadRequest, MemoryEstimate, Sleeper
+from ekiben.contract.engine import (
+    Countable,
+    Device,
+    Engine,
+    LoadedModel,
+    LoadRequest,
+    MemoryEstimate,
+    Sleeper,
+)
 from ekiben.contract.manifest import EngineSection, Manifest, problems
 from ekiben.contract.model import Ability, ModelSpec, Variant
 from ekiben.errors import EkibenError, EngineNotInstalled, LoadFailed
@@ -127,6 +135,12 @@ class ModelHost:
         with self._told():
             self._loaded = await self._load(self._assignment)
         self._fronts = Fronts(self._loaded, watch=_watch())
+
+    @property
+    def countable(self) -> Countable | None:
+        """The model, if its engine can be asked now how much it has in hand."""
+        loaded: object = self._loaded
+        return loaded if isinstance(loaded, Countable) and not self.asleep else None
 
     @property
     def sleeps(self) -> bool:

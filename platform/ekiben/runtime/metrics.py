@@ -67,7 +67,6 @@ class BatchMetrics:
         _BATCH_ITEMS.labels(ability).observe(len(choice.picks))
         _BATCH_PADDING.labels(ability).observe(choice.padding / max(1, choice.area))
 
-
 _AT_WORK = Gauge(
     "ekiben_engine_answers_at_work",
     "Answers that hold a slot or a row of the engine, by its own count; not a number: it does not say",
@@ -76,13 +75,11 @@ _AT_WORK = Gauge(
 _COUNT_S: Final = 0.5
 
 
-async def count_at_work(loaded: object) -> None:
-    """Ask the engine what it has in hand, for whoever reads the metrics next. Bounded in time."""
-    if not isinstance(loaded, Countable):
-        return
+async def count_at_work(model: Countable) -> None:
+    """Ask its engine what it has in hand, for whoever reads the metrics next. Bounded in time."""
     try:
         async with asyncio.timeout(_COUNT_S):
-            _AT_WORK.set(await loaded.answers_at_work())
+            _AT_WORK.set(await model.answers_at_work())
     except (EngineError, TimeoutError):
         _AT_WORK.set(math.nan)
 
