@@ -56,7 +56,9 @@ from ekiben.plugins.discovery import Plugins, discover
 from ekiben.plugins.gpus import gpu_readers
 from ekiben.runtime.footprint import children
 from ekiben.settings import LoadedSettings, Settings, process_environment
+from ekiben.store.batches import BatchStore
 from ekiben.store.database import Database, sqlite_url
+from ekiben.store.files import FileStore
 from ekiben.store.pictures import PictureStore
 from ekiben.store.records import Records
 from ekiben.store.responses import ResponseStore
@@ -177,6 +179,8 @@ class App:
                 pictures=PictureStore(
                     self.home.path / "pictures", keep_s=self.settings.picture_url_s, clock=SYSTEM_CLOCK
                 ),
+                files=FileStore(self._database),
+                batches=BatchStore(self._database),
                 prewarms=self._prewarmer,
                 explain=selection.explain,
                 spoken=load_dialects(plugins, taken=PATHS, targets=PATHS),

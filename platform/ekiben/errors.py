@@ -17,7 +17,8 @@
     ├── CapacityError       429/503 with Retry-After, time mends it
     │   ├── QueueFull                 429
     │   ├── ModelNotReady             503
-    │   └── ShuttingDown              503
+    │   ├── ShuttingDown              503
+    │   └── StorageFull               507
     ├── EngineError         502 to 504, the operator mends it
     │   ├── EngineNotInstalled        502
     │   ├── LoadFailed                502
@@ -174,6 +175,17 @@ class ModelNotReady(CapacityError):
 
 class ShuttingDown(CapacityError):
     code = "shutting_down"
+
+
+class StorageFull(CapacityError):
+    """There is no room for a file: on the disk, or within what files may take in all."""
+
+    status = 507
+    code = "storage_full"
+    retryable = False
+
+    def headers(self) -> dict[str, str]:
+        return EkibenError.headers(self)
 
 
 class EngineError(EkibenError):

@@ -95,6 +95,13 @@ class Settings(BaseModel):
     fetch_urls: bool = Field(
         False, description="fetch the pictures that requests name by http(s) URLs, from public hosts only"
     )
+    max_file_bytes: int = Field(512 * 2**20, ge=1024, description="largest file that may be uploaded")
+    max_files_bytes: int = Field(
+        16 * 2**30, ge=1024, description="what uploaded files and answers of batches may take together"
+    )
+    batch_concurrency: int = Field(
+        4, ge=1, le=64, description="requests of one batch that may be under way at a time"
+    )
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error"
     )

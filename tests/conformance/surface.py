@@ -128,6 +128,8 @@ _DELETED: Final = {
     "properties": {"id": _TEXT, "object": _TEXT, "deleted": {"const": True}},
 }
 
+_BATCH: Final = Shape("openai.types:Batch", "Batch")
+_FILE: Final = Shape("openai.types:FileObject", "OpenAIFile")
 _RESPONSE: Final = Shape("openai.types.responses:Response", "Response")
 _TRANSCRIPTS: Final = frozenset({"text/plain", "text/vtt", "application/x-subrip"})
 _PROMPT_ENDS: Final = frozenset({"response.completed", "response.failed", "response.incomplete", "error"})
@@ -226,6 +228,15 @@ ROWS: Final = (
             {"audio/mpeg", "audio/wav", "audio/flac", "audio/opus", "audio/aac", "audio/pcm", "audio/ogg"}
         ),
     ),
+    Row("POST", "/v1/files", _FILE),
+    Row("GET", "/v1/files", Shape(component="ListFilesResponse")),
+    Row("GET", "/v1/files/{}/content", plain=frozenset({"application/octet-stream"})),
+    Row("GET", "/v1/files/{}", _FILE),
+    Row("DELETE", "/v1/files/{}", Shape("openai.types:FileDeleted", "DeleteFileResponse")),
+    Row("POST", "/v1/batches", _BATCH),
+    Row("GET", "/v1/batches", Shape(component="ListBatchesResponse")),
+    Row("POST", "/v1/batches/{}/cancel", _BATCH),
+    Row("GET", "/v1/batches/{}", _BATCH),
     Row("GET", "/v1/models", Shape("openai.pagination:SyncPage[Model]", "ListModelsResponse")),
     Row("GET", "/v1/models/{}", Shape("openai.types:Model", "Model")),
     _pictures("/v1/images/generations", "ImageGenStreamEvent", "image_generation.completed"),

@@ -85,6 +85,7 @@ def test_curl(platform: Platform, folder: Path, marker: str, expected: str) -> N
         ("audio.transcriptions", "train is on time"),
         ("embeddings.create", "2 384"),
         ("responses.create", "complete"),
+        ("batches.create", "total=100) 100"),
     ],
 )
 def test_python(platform: Platform, folder: Path, marker: str, expected: str) -> None:

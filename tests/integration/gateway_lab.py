@@ -21,7 +21,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from ekiben.catalog.catalog import Catalog
-from ekiben.clock import SYSTEM_CLOCK
+from ekiben.clock import SYSTEM_CLOCK, Clock
 from ekiben.errors import EkibenError, ModelNotReady
 from ekiben.fleet.types import (
     Address,
@@ -35,12 +35,15 @@ from ekiben.fleet.types import (
     ZygoteStatus,
 )
 from ekiben.gateway.app import Gateway
+from ekiben.gateway.batch_run import Pace
 from ekiben.gateway.http_protocol import HttpProtocol
 from ekiben.gateway.watchdog import Patience
 from ekiben.plugins.dialects import Spoken
 from ekiben.plugins.discovery import Plugins, discover
 from ekiben.settings import load_settings
+from ekiben.store.batches import BatchStore
 from ekiben.store.database import Database
+from ekiben.store.files import FileStore
 from ekiben.store.pictures import PictureStore
 from ekiben.store.responses import ResponseStore
 from ekiben.telemetry.metrics import Metrics
@@ -66,6 +69,8 @@ class FakeFleet:
         self.waits: list[float | None] = []
         self.acquired = 0
         self.withdrawn = 0
+        self.idle: list[bool] = []
+        """Of each lease that was asked for, whether it was for work that nobody waits for."""
         self.leases: dict[int, Lease] = {}
         self.died: list[int] = []
         self.prefixes: list[Sequence[int] | None] = []
@@ -75,11 +80,12 @@ class FakeFleet:
         self.changes: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
     async def acquire(
-        self, model: str, *, wait_s: float | None = None, prefix: Prefix | None = None
+        self, model: str, *, wait_s: float | None = None, prefix: Prefix | None = None, idle: bool = False
     ) -> Lease:
         spec = self.catalog.spec(model)
         self.prefixes.append(None if prefix is None else prefix())
         self.acquired += 1
+        self.idle.append(idle)
         self.waits.append(wait_s)
         if self.on_acquire is not None:
             self.on_acquire(self.acquired)
@@ -494,10 +500,16 @@ async def running_lab(
     plugins: Plugins | None = None,
     spoken: Sequence[Spoken] = (),
     responses: ResponseStore | None = None,
+    database: Database | None = None,
+    folder: Path | None = None,
+    clock: Clock = SYSTEM_CLOCK,
     **flags: Any,
 ) -> AsyncIterator[Lab]:
-    """Everything started, and checked at the end: nothing may be left of any request."""
-    folder = Path(tempfile.mkdtemp(prefix="gw-"))
+    """Everything started, and checked at the end: nothing may be left of any request.
+
+    `folder`: a home that outlives the lab, with what `database` has of it.
+    """
+    given, folder = folder, folder or Path(tempfile.mkdtemp(prefix="gw-"))
     catalog, found = shared_catalog()
     fleet = FakeFleet(catalog, folder)
     replica = Replica(fleet.address.location)
@@ -512,6 +524,10 @@ async def running_lab(
         metrics=metrics,
         responses=responses or shared_responses(),
         pictures=PictureStore(folder / "pictures", keep_s=3600, clock=SYSTEM_CLOCK),
+        files=FileStore(database or shared_database()),
+        batches=BatchStore(database or shared_database()),
+        clock=clock,
+        pace=Pace(concurrency=4, retries_s=(0.0,), storage_s=0.01),
         patience=patience or Patience(),
         spoken=spoken,
     )
@@ -526,7 +542,8 @@ async def running_lab(
         server.close()
         await gateway.shutdown()
         await replica.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+        if given is None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 async def listen(gateway: Gateway) -> asyncio.Server:

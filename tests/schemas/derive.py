@@ -17,6 +17,7 @@ from typing import Any, Final
 DERIVED: Final = Path(__file__).with_name("openai.json")
 
 ROOTS: Final = (
+    "Batch",
     "CreateChatCompletionRequest",
     "CreateChatCompletionResponse",
     "CreateChatCompletionStreamResponse",
@@ -37,9 +38,13 @@ ROOTS: Final = (
     "CreateTranslationRequest",
     "CreateTranslationResponseJson",
     "CreateTranslationResponseVerboseJson",
+    "DeleteFileResponse",
     "ErrorResponse",
+    "ListBatchesResponse",
+    "ListFilesResponse",
     "ListModelsResponse",
     "Model",
+    "OpenAIFile",
     "Response",
     "ResponseItemList",
     "ResponseStreamEvent",

@@ -21,6 +21,7 @@ from ekiben.fleet.events import (
     Arrive,
     Budgets,
     Event,
+    Evicted,
     Exited,
     Fail,
     FirstByte,
@@ -61,6 +62,7 @@ GPUS = ("cuda:0", "cuda:1", "cuda:2")
 GPU_BUDGET = 50
 WEIGHTS = (
     ("arrive", 5),
+    ("arrive with idle work", 2),
     ("wait", 4),
     ("prepare", 4),
     ("go on", 5),
@@ -138,6 +140,10 @@ def memory_of(model: str, device: str) -> dict[str, int]:
     return held if device == "cpu" else held | dict.fromkeys(device.split("+"), GPU_NEEDS[model])
 
 
+def _hurries(want: Want) -> bool:
+    return want in (Want.LEASE, Want.LOADED)
+
+
 def places_of(model: str) -> tuple[Place, ...]:
     devices = SPREADS.get(model, ("cpu",))
     return tuple(Place(device, memory_of(model, device) if model in KNOWN else None) for device in devices)
@@ -171,6 +177,8 @@ class Outside:
     """Tickets without an answer."""
     fresh: set[int] = field(default_factory=set)
     """Tickets for a replica of the newest spec."""
+    idle: set[int] = field(default_factory=set)
+    """Tickets for work that nobody waits for."""
     leases: dict[int, str] = field(default_factory=dict)
     """Ticket to replica id."""
     stopping: dict[int, set[str]] = field(default_factory=dict)
@@ -203,6 +211,7 @@ class FleetWorld:
         self.core = self.make_core()
         self.actions: dict[str, Callable[[Choose], None]] = {
             "arrive": self.arrive,
+            "arrive with idle work": self.arrive_idle,
             "wait": self.wait,
             "prepare": self.prepare,
             "go on": self.go_on,
@@ -242,6 +251,13 @@ class FleetWorld:
         if fresh:
             self.world.fresh.add(self.numbers)
         self.send(Arrive(self.numbers, model, want, TERMS[model], (1, 2, self.numbers % 3), fresh))
+
+    def arrive_idle(self, choose: Choose) -> None:
+        model = choose(MODELS)
+        self.numbers += 1
+        self.world.open[self.numbers] = (model, Want.LEASE)
+        self.world.idle.add(self.numbers)
+        self.send(Arrive(self.numbers, model, Want.LEASE, TERMS[model], idle=True))
 
     def withdraw(self, choose: Choose) -> None:
         if self.world.open:
@@ -419,6 +435,9 @@ class FleetWorld:
                     process = self.world.processes[replica]
                     assert not process.ready or process.terminated or process.silent
                     process.killed = True
+                case Evicted(_, _, for_model) if for_model:
+                    claims = self.core.models[for_model].replicas.values()
+                    assert any(claim.purpose.may_evict for claim in claims), "somebody goes for idle work"
                 case StopZygote(engine):
                     assert engine in self.world.zygotes
                     self.world.unwanted_zygotes.add(engine)
@@ -477,7 +496,19 @@ class FleetWorld:
             assert process.ready, "a lease on a replica that is not ready"
             assert not process.terminated, "a lease on a replica that is going"
             assert not process.silent, "a lease on a replica that hangs"
+            if ticket in self.world.idle:
+                self.granted_to_idle_work(model, replica_id)
             self.world.leases[ticket] = replica_id
+
+    def granted_to_idle_work(self, model: str, replica_id: str) -> None:
+        waiting = [
+            m for t, (m, want) in self.world.open.items() if t not in self.world.idle and _hurries(want)
+        ]
+        assert model not in waiting, "idle work goes before somebody who waits"
+        claims = [r for r in self.core.replicas.values() if r.starting and r.model.name in waiting]
+        assert not claims, "idle work is begun while somebody waits for a start"
+        held = sum(replica == replica_id for replica in self.world.leases.values())
+        assert held < TERMS[model].idle_concurrency, "idle work leaves no place"
 
     def terminate(self, replica: str) -> None:
         assert replica in self.world.processes, "ending what does not run"
@@ -512,14 +543,16 @@ class FleetWorld:
             assert (model.state is State.READY) <= bool(ready)
             assert (model.preparing is not None) == (name in self.world.preparing)
             waiting = {t for t, (m, _) in self.world.open.items() if m == name}
-            assert set(model.waiting) == waiting
+            assert set(model.waiting) == waiting - self.world.idle
+            assert set(model.idling) == waiting & self.world.idle
             assert model.in_flight == sum(
                 self.world.processes[r].model == name for r in self.world.leases.values()
             )
 
     def nobody_waits_without_something_under_way(self) -> None:
-        for model, _ in self.world.open.values():
-            assert model in self.world.preparing or self.core.models[model].replicas
+        for ticket, (model, _) in self.world.open.items():
+            idle = ticket in self.world.idle  # which also waits for a pause to end
+            assert idle or model in self.world.preparing or self.core.models[model].replicas
 
     def accounts_are_of_those_who_are_there(self) -> None:
         admitted = {r.id: r for r in self.core.replicas.values() if r.admitted}
@@ -560,7 +593,7 @@ class FleetWorld:
 
     def finish(self) -> None:
         """From wherever it is, a world that does its part answers everybody."""
-        for _ in range(60):
+        for _ in range(300):
             if not self.world.open:
                 return
             for model in sorted(self.world.preparing):

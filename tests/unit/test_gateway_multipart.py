@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,3 +68,33 @@ def test_nonsense_raises_invalid_request_or_nothing(pieces: list[bytes], tail: b
         form.value("model")
     except InvalidRequest:
         pass
+
+
+UPLOAD = part("purpose", b"batch") + part("file", b"\r\n--xy\r\n" * 50, '; filename="../a"') + b"--xyz--\r\n"
+
+
+@given(st.lists(st.integers(0, len(UPLOAD)), max_size=30))
+def test_a_file_is_handed_on_however_the_body_is_cut(places: list[int]) -> None:
+    taken = bytearray()
+    form = FormFields(TYPE, wanted=(b"purpose",), file=taken.extend)
+    for start, end in itertools.pairwise([0, *sorted(places), len(UPLOAD)]):
+        form.feed(UPLOAD[start:end])
+    form.finish()
+    assert (form.value("purpose"), form.filename, bytes(taken)) == ("batch", "../a", b"\r\n--xy\r\n" * 50)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        part("file", b"x"),
+        part("other", b"x"),
+        part("other", b"x", '; filename="a"'),
+        part("file", b"x", '; filename="a"') * 2,
+        part("purpose", b"x", '; filename="a"'),
+        part("purpose", b"x") * 2,
+    ],
+)
+def test_an_upload_has_its_fields_and_one_file(body: bytes) -> None:
+    form = FormFields(TYPE, wanted=(b"purpose",), file=bytearray().extend)
+    with pytest.raises(InvalidRequest):
+        form.feed(body + b"--xyz--\r\n")

@@ -174,7 +174,7 @@ def test_a_schema_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         raw.execute("UPDATE alembic_version SET version_num = '9999'")
     raw.close()
     with pytest.raises(
-        ConfigError, match=r"was written by a newer version \(schema '9999', this .* '0004'\): upgrade"
+        ConfigError, match=r"was written by a newer version \(schema '9999', this .* '0005'\): upgrade"
     ):
         open_at(path)
 

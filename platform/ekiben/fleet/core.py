@@ -19,7 +19,7 @@ import math
 from dataclasses import replace
 
 from ekiben.contract.policy import Idle, Policy
-from ekiben.errors import ShuttingDown
+from ekiben.errors import ModelNotFound, ShuttingDown
 from ekiben.fleet.events import (
     Adopted,
     Answered,
@@ -173,8 +173,7 @@ class FleetCore:
             case Stop():
                 self._stop(event, now)
             case Forget():
-                if (model := self._state.models.pop(event.model, None)) is not None:
-                    model.wake_at = math.inf
+                self._forget(event.model)
             case Shutdown():
                 self._shutdown(now)
 
@@ -213,10 +212,16 @@ class FleetCore:
         self._state.tickets[event.ticket] = model
         self._state.tell(model)
 
+    def _forget(self, name: str) -> None:
+        if (model := self._state.models.pop(name, None)) is not None:
+            model.wake_at = math.inf
+            for ticket in list(model.idling):
+                self._state.answer(model, ticket, ModelNotFound(f"the model {name!r} left the catalog"))
+
     def _shutdown(self, now: float) -> None:
         self._state.shutting_down = True
         for model in self._state.models.values():
-            for ticket, waiter in list(model.waiting.items()):
+            for ticket, waiter in [*model.waiting.items(), *model.idling.items()]:
                 if waiter.want is not Want.COLD:
                     self._state.answer(model, ticket, ShuttingDown("the platform is shutting down"))
             self._leaving.stop(model, now)
@@ -234,6 +239,8 @@ class FleetCore:
                 self._room.claim(replica, now)
             self._life.claims.clear()
             self._room.settle(now)
+            if not self._state.touched:
+                self._requests.settle_idle(now)
             if not self._state.touched:
                 return
 
@@ -267,6 +274,8 @@ class FleetCore:
     def _start_first(self, model: ModelState, now: float) -> None:
         if model.called_for:
             model.wanted = Purpose.REQUEST
+        elif model.idling and model.wanted is None and now >= model.unasked_after:
+            model.wanted = Purpose.IDLE
         outdated = [replica for replica in model.replicas.values() if replica.outdated]
         slept = [r for r in model.replicas.values() if r.state is State.SLEPT and not r.outdated]
         if slept and model.wanted is not None:
@@ -320,7 +329,7 @@ class FleetCore:
     def _unload_at(self, model: ModelState) -> float:
         """When the model has been idle long enough; what its terms keep, stays even then."""
         ready = [replica for replica in model.current if replica.state is State.READY]
-        if len(ready) <= model.terms.min_replicas or model.called_for or model.in_flight:
+        if len(ready) <= model.terms.min_replicas or model.called_for or model.idling or model.in_flight:
             return math.inf
         keep_s = self._keep_alive_s(model, ready)
         if not any(replica.served for replica in ready):
@@ -349,6 +358,6 @@ class FleetCore:
             if replica.state is State.DRAINING and not replica.terminated:
                 alarms.append(replica.drain_by)
             alarms += (replica.asleep_by, replica.slept_until)
-            if model.waiting:
+            if model.waiting or model.idling:
                 alarms.append(replica.suspect_until)
         return alarms

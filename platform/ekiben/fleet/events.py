@@ -37,6 +37,8 @@ class Arrive:
     """Hashes of the conversation's growing beginnings, shortest first."""
     fresh: bool = False
     """Only a replica of the spec as it is now will do: an older one lacks what is asked for."""
+    idle: bool = False
+    """A lease for work that nobody waits for: it takes what nobody else wants."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ class Leaving:
         """All replicas; who waits for a start that is called off is told so."""
         if not model.serving(now):
             error = ModelNotReady(f"{model.name!r} was stopped before it was ready: ask again to start it")
-            for ticket, waiter in list(model.waiting.items()):
+            for ticket, waiter in [*model.waiting.items(), *model.idling.items()]:
                 if waiter.want in (Want.LEASE, Want.LOADED):
                     self._state.answer(model, ticket, error)
         model.wanted = None

@@ -322,7 +322,7 @@ class Life:
             wait_s = error.retry_after_s = pause_s
         model.failure = Failure(error, now + wait_s)
         outdated = any(replica.state is State.READY for replica in model.replicas.values())
-        for ticket, waiter in list(model.waiting.items()):
+        for ticket, waiter in [*model.waiting.items(), *model.idling.items()]:
             if waiter.want is not Want.COLD and (waiter.fresh or not outdated):
                 self._state.answer(model, ticket, error)
 

@@ -1,4 +1,8 @@
-"""Requests: who is served at once, who waits, who is refused, and what their coming and going tells."""
+"""Requests: who is served at once, who waits, who is refused, and what their coming and going tells.
+
+Work that nobody waits for (`idle`) stands in a line of its own and is looked at last, when everything that
+follows from an event has been done: it is served while nobody waits, up to a number that leaves a place.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +32,9 @@ class Requests:
         if refusal := self._refusal(model, event, now):
             self._state.emit(Fail(event.ticket, refusal))
             return
+        if event.idle:
+            self._stand_by(model, event)
+            return
         if event.want is Want.LEASE and _note_use(model, now):
             self._state.touch(model)
         if event.want is Want.WEIGHTS and model.replicas:
@@ -44,21 +51,29 @@ class Requests:
             _hurry(model)
         self._state.tell(model)
 
+    def _stand_by(self, model: ModelState, event: Arrive) -> None:
+        model.idling[event.ticket] = Waiter(event.want, event.prefix, event.fresh)
+        self._state.tickets[event.ticket] = model
+        self._state.with_idling[model] = None
+        self._state.touch(model)
+
     def _refusal(self, model: ModelState, event: Arrive, now: float) -> EkibenError | None:
         if self._state.shutting_down:
             return ShuttingDown("the platform is shutting down")
         there = model.current if event.fresh else model.replicas
         if model.failure is not None and now < model.failure.retry_at and not there:
             return model.failure.as_error(now)
-        if len(model.waiting) >= self._state.rules.max_waiting:
-            return QueueFull(f"{len(model.waiting)} requests are waiting for {model.name!r}: try again later")
+        line = model.idling if event.idle else model.waiting
+        if len(line) >= self._state.rules.max_waiting:
+            return QueueFull(f"{len(line)} requests are waiting for {model.name!r}: try again later")
         return None
 
     def withdraw(self, event: Withdraw) -> None:
         """Only the request goes: the start that it asked for is kept for the next one."""
         model = self._state.tickets.pop(event.ticket, None)
         if model is not None:
-            del model.waiting[event.ticket]
+            if model.waiting.pop(event.ticket, None) is None:
+                self._state.drop_idling(model, event.ticket)
             self._state.tell(model)
 
     def first_byte(self, event: FirstByte, now: float) -> None:
@@ -75,7 +90,9 @@ class Requests:
         took_s = now - replica.leases.pop(event.ticket)
         model.service_s += SMOOTHING * (took_s - model.service_s)
         replica.idle_since = now
-        if model.in_flight == 0:
+        if event.ticket in replica.idle_leases:
+            replica.idle_leases.discard(event.ticket)
+        elif model.in_use == 0:
             model.idle_from = now
         if event.died:
             replica.suspect_until = now + SUSPECT_S
@@ -96,6 +113,7 @@ class Requests:
             and model.terms.max_replicas <= 1
             and model.wake_at < math.inf
             and not model.waiting
+            and not model.idling
             and len(model.replicas) == 1
         )
 
@@ -115,6 +133,27 @@ class Requests:
                 del model.waiting[ticket]
                 del self._state.tickets[ticket]
                 self._serve(replica, ticket, waiter, now)
+
+    def settle_idle(self, now: float) -> None:
+        """Serve work that nobody waits for, as far as nobody is kept waiting by it. Idempotent."""
+        if not self._state.with_idling or self._state.hurried:
+            return
+        for model in list(self._state.with_idling):
+            for ticket, waiter in list(model.idling.items()):
+                if model.called_for or not self._serve_idle(model, ticket, waiter, now):
+                    break
+
+    def _serve_idle(self, model: ModelState, ticket: int, waiter: Waiter, now: float) -> bool:
+        most = model.terms.idle_concurrency
+        serving = [each for each in model.serving(now, fresh=waiter.fresh) if each.in_flight < most]
+        replica = choose(serving, waiter.prefix)
+        if replica is None:
+            return False
+        self._state.drop_idling(model, ticket)
+        del self._state.tickets[ticket]
+        replica.idle_leases.add(ticket)
+        self._serve(replica, ticket, waiter, now)
+        return True
 
     def _serve(self, replica: Replica, ticket: int, waiter: Waiter, now: float) -> None:
         if waiter.want is Want.LEASE:

@@ -54,8 +54,14 @@ class Room:
         promised: set[str] = set()
         for replica in sorted(self._claims.values(), key=lambda r: (r.purpose, r.claims_since)):
             replica.awaits = frozenset(a for a in replica.awaits if a in self._state.ledger)
+            if replica.purpose is Purpose.IDLE and self._others_wait():
+                replica.timeline.enter(Step.QUEUED, now)  # what is free now may be what they wait for
+                continue
             self._decide(replica, reserved, promised, now)
         self._relieve_pressure(promised, now)
+
+    def _others_wait(self) -> bool:
+        return any(each.purpose.may_evict and self._still_wants(each) for each in self._claims.values())
 
     def _still_wants(self, replica: Replica) -> bool:
         return replica.id in self._state.replicas and replica.starting and not replica.admitted
@@ -86,9 +92,9 @@ class Room:
             case Wait(until):
                 replica.timeline.enter(Step.QUEUED, now)
                 self.wake_at = min(self.wake_at, until)
-                if not replica.purpose.may_evict:
+                if not replica.purpose.may_evict and not self._idles(replica):
                     self._life.give_up(replica, now)
-            case Refuse(reason) if replica.purpose.may_evict:
+            case Refuse(reason) if replica.purpose.may_evict or self._idles(replica):
                 name = replica.model.name
                 error = InsufficientMemory(
                     f"{name!r} does not fit: {reason}: allow more with the setting 'memory', "
@@ -97,6 +103,10 @@ class Room:
                 self._life.fail_start(replica, error, now)
             case Refuse():
                 self._life.give_up(replica, now)
+
+    def _idles(self, replica: Replica) -> bool:
+        """Whether work that nobody waits for still waits for it, as long as that may take."""
+        return replica.purpose is Purpose.IDLE and bool(replica.model.idling)
 
     def _reserve(self, replica: Replica, reserved: dict[str, float]) -> None:
         """What it needs beyond the accounts that it awaits is taken out of what is free now."""
@@ -235,6 +245,8 @@ class Room:
     def _movable_at(self, replica: Replica, claimant: Replica, superseded: bool) -> float:
         if superseded:
             return -math.inf
+        if claimant.purpose is Purpose.IDLE:
+            return math.inf  # it waits until models go by themselves
         if replica.state is State.SLEPT:
             return -math.inf
         if replica.state is not State.READY or claimant.purpose is Purpose.REPLACE:
@@ -263,7 +275,7 @@ def _claim_of(replica: Replica) -> Claim:
         name=replica.model.name,
         places=tuple(place for place in replica.places if place.need is not None),
         since=replica.claims_since,
-        may_evict=replica.purpose.may_evict,
+        may_evict=replica.purpose.may_evict or replica.purpose is Purpose.IDLE,  # zygotes alone
     )
 
 

@@ -25,8 +25,18 @@ class Terms:
     max_replicas: int = 1
     concurrency: int = DEFAULT_CONCURRENCY
     """Requests at a time that one replica is meant for."""
+    idle_concurrency: int = DEFAULT_CONCURRENCY - 1
+    """Requests at a time up to which a replica is given work that nobody waits for."""
     pinned: bool = False
     """Never evicted for another model."""
+
+
+def idle_concurrency(concurrency: int, *, one_by_one: bool) -> int:
+    """How far a replica is filled with work that nobody waits for, so that who comes next finds a place.
+
+    `one_by_one`: its engine has no places side by side, so whoever comes waits for all that it was given.
+    """
+    return 1 if one_by_one else max(1, concurrency - 1)
 
 
 def needed(terms: Terms, demand: int) -> int:

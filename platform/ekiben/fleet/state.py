@@ -47,10 +47,12 @@ class Purpose(IntEnum):
     REPLACE = 2
     SCALE = 3
     PREWARM = 4
+    IDLE = 5
+    """For work that nobody waits for."""
 
     @property
     def may_evict(self) -> bool:
-        """Whether others may go for it."""
+        """Whether other models may go for it."""
         return self < Purpose.SCALE
 
 
@@ -104,6 +106,8 @@ class Replica:
     claims_since: float = math.inf
     leases: dict[int, float] = field(default_factory=dict)
     """Ticket, and when it was granted."""
+    idle_leases: set[int] = field(default_factory=set)
+    """Those of them that are for work which nobody waits for."""
     seen: Prefixes = field(default_factory=Prefixes)
     idle_since: float = 0.0
     ready_at: float = math.inf
@@ -155,6 +159,8 @@ class ModelState:
     replicas: dict[str, Replica] = field(default_factory=dict)
     waiting: dict[int, Waiter] = field(default_factory=dict)
     """Tickets in order of arrival."""
+    idling: dict[int, Waiter] = field(default_factory=dict)
+    """Those for work that nobody waits for."""
     wanted: Purpose | None = None
     """Somebody asked for a replica that there is not yet, even if they have gone."""
     preparing: Timeline | None = None
@@ -195,13 +201,18 @@ class ModelState:
         return sum(len(replica.leases) for replica in self.replicas.values())
 
     @property
+    def in_use(self) -> int:
+        """Requests under way for which somebody waits."""
+        return sum(len(replica.leases) - len(replica.idle_leases) for replica in self.replicas.values())
+
+    @property
     def demand(self) -> int:
-        """Requests, running and waiting."""
-        return self.in_flight + sum(waiter.want is Want.LEASE for waiter in self.waiting.values())
+        """Requests, running and waiting, for which somebody waits."""
+        return self.in_use + sum(waiter.want is Want.LEASE for waiter in self.waiting.values())
 
     @property
     def called_for(self) -> bool:
-        """Whether somebody waits for a replica."""
+        """Whether somebody waits for a replica, and not only work that nobody waits for."""
         return any(waiter.want in (Want.LEASE, Want.LOADED) for waiter in self.waiting.values())
 
     @property
@@ -254,6 +265,8 @@ class FleetState:
         self.tickets: dict[int, ModelState] = {}
         self.zygotes: dict[str, SpareZygote] = {}
         """By account in the ledger."""
+        self.with_idling: dict[ModelState, None] = {}
+        """Models that work waits for which nobody waits for."""
         self.shutting_down = False
         self.effects: list[Effect] = []
         self.touched: dict[ModelState, None] = {}
@@ -281,11 +294,26 @@ class FleetState:
         self.touched[model] = None
         self.effects.append(Changed(model.name))
 
+    @property
+    def hurried(self) -> bool:
+        """Whether somebody waits for a replica that is on its way, or for the memory that it needs."""
+        return any(
+            model.called_for and any(replica.starting for replica in model.replicas.values())
+            for model in self.models.values()
+        )
+
     def answer(self, model: ModelState, ticket: int, error: EkibenError | None = None) -> None:
         """End a ticket's wait without a lease."""
-        del model.waiting[ticket]
+        if model.waiting.pop(ticket, None) is None:
+            self.drop_idling(model, ticket)
         del self.tickets[ticket]
         self.emit(Grant(ticket, None) if error is None else Fail(ticket, error))
+
+    def drop_idling(self, model: ModelState, ticket: int) -> None:
+        """Take a ticket for idle work out of its line."""
+        del model.idling[ticket]
+        if not model.idling:
+            del self.with_idling[model]
 
     def remove(self, replica: Replica) -> None:
         """It is gone, and what it held with it."""

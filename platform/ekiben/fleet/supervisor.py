@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ekiben.clock import SYSTEM_CLOCK, Clock
-from ekiben.contract.model import ModelSpec
+from ekiben.contract.model import Family, ModelSpec
 from ekiben.errors import EkibenError, InsufficientMemory, ModelNotFound, ModelNotReady
 from ekiben.fleet.core import FleetCore
 from ekiben.fleet.events import (
@@ -51,7 +51,7 @@ from ekiben.fleet.ledger import Place
 from ekiben.fleet.loop import CoreLoop
 from ekiben.fleet.preparation import MemoryBook, Preparations, Preparer, StartBook
 from ekiben.fleet.roster import Roster
-from ekiben.fleet.scaling import DEFAULT_CONCURRENCY, Terms
+from ekiben.fleet.scaling import DEFAULT_CONCURRENCY, Terms, idle_concurrency
 from ekiben.fleet.status import StatusBoard
 from ekiben.fleet.tickets import Granted, Tickets
 from ekiben.fleet.types import Fit, Lease, ModelStatus, Prefix, Progress, ZygoteStatus
@@ -150,15 +150,16 @@ class Supervisor:
     # FleetPort
 
     async def acquire(
-        self, model: str, *, wait_s: float | None = None, prefix: Prefix | None = None
+        self, model: str, *, wait_s: float | None = None, prefix: Prefix | None = None, idle: bool = False
     ) -> Lease:
         spec = self._models.get(model).spec
         # An adapter may have been added just now: then replicas of the earlier spec lack it.
         fresh = spec.adapter_of(self._models.meaning(model)) is not None
-        ticket, replica = await self._ask(spec, Want.LEASE, wait_s, prefix, fresh=fresh)
+        ticket, replica = await self._ask(spec, Want.LEASE, wait_s, prefix, fresh=fresh, idle=idle)
         if replica is None:
             raise AssertionError("a lease was granted without a replica")
-        self._witness.used(spec.name)
+        if not idle:
+            self._witness.used(spec.name)
         return Lease(id=ticket, model=spec.name, replica_id=replica.id, address=replica.address)
 
     def first_byte(self, lease: Lease) -> None:
@@ -316,6 +317,10 @@ class Supervisor:
             min_replicas=spec.replicas.min,
             max_replicas=spec.replicas.max,
             concurrency=spec.replicas.concurrency or DEFAULT_CONCURRENCY,
+            idle_concurrency=idle_concurrency(
+                spec.replicas.concurrency or DEFAULT_CONCURRENCY,
+                one_by_one=spec.family in (Family.AUDIO, Family.VISION),
+            ),
             pinned=spec.pinned,
         )
 
@@ -329,8 +334,9 @@ class Supervisor:
         prefix: Prefix | None = None,
         *,
         fresh: bool = False,
+        idle: bool = False,
     ) -> tuple[int, Granted | None]:
-        event = self._arrival(spec, want, prefix, fresh=fresh)
+        event = self._arrival(spec, want, prefix, fresh=fresh, idle=idle)
         future = self._tickets.open(event.ticket)
         self._post(event)
         if future.done():  # a model that is ready grants at once
@@ -348,11 +354,17 @@ class Supervisor:
             ) from None
 
     def _arrival(
-        self, spec: ModelSpec, want: Want, prefix: Prefix | None = None, *, fresh: bool = False
+        self,
+        spec: ModelSpec,
+        want: Want,
+        prefix: Prefix | None = None,
+        *,
+        fresh: bool = False,
+        idle: bool = False,
     ) -> Arrive:
         choice = prefix is not None and spec.replicas.max > 1 and self._core.has_choice(spec.name)
         parts = prefix() if choice and prefix is not None else ()
-        return Arrive(self._tickets.number(), spec.name, want, self._terms(spec), parts, fresh)
+        return Arrive(self._tickets.number(), spec.name, want, self._terms(spec), parts, fresh, idle)
 
     # Effects
 

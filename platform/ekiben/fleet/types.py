@@ -153,7 +153,7 @@ class FleetPort(Protocol):
     """What the gateway, and whoever serves `/api`, may ask of the fleet."""
 
     async def acquire(
-        self, model: str, *, wait_s: float | None = None, prefix: Prefix | None = None
+        self, model: str, *, wait_s: float | None = None, prefix: Prefix | None = None, idle: bool = False
     ) -> Lease:
         """A lease on a ready replica of a catalogued model (by name or alias).
 
@@ -161,7 +161,8 @@ class FleetPort(Protocol):
         ModelNotReady; the load goes on. Raises ModelNotFound, EngineNotInstalled, FetchFailed, LoadFailed,
         QueueFull, InsufficientMemory or ShuttingDown at once when they are certain. Cancelling withdraws
         the request. `prefix` gives hashes of the conversation's growing beginnings, shortest first, and
-        is called only where there is a choice between replicas.
+        is called only where there is a choice between replicas. `idle`: it is for work that nobody waits
+        for; it is granted while nobody else waits for the model or for memory, and harms nobody.
         """
 
     def first_byte(self, lease: Lease) -> None:

@@ -16,11 +16,16 @@ from ekiben.gateway.aliases import Aliases
 from ekiben.gateway.answers import Answer, json_answer, manner_of
 from ekiben.gateway.api import Api, Explain
 from ekiben.gateway.asgi import Receive, Scope, Send
+from ekiben.gateway.batch_run import Means, Pace
+from ekiben.gateway.batches import Batches
 from ekiben.gateway.door import Door, check_exposure
 from ekiben.gateway.engine_metrics import EngineMetrics
+from ekiben.gateway.errand import Work
 from ekiben.gateway.event_feed import EventFeed
 from ekiben.gateway.exchange import ClientGone, Exchange
-from ekiben.gateway.inference import Inference
+from ekiben.gateway.files import Files
+from ekiben.gateway.inference import INFERENCE, Inference, dialect_entries
+from ekiben.gateway.library import Library, Room
 from ekiben.gateway.models_page import ModelsPage
 from ekiben.gateway.pictures import Pictures
 from ekiben.gateway.ports import CatalogPort
@@ -28,13 +33,15 @@ from ekiben.gateway.prewarms import NO_PREWARMS, Prewarms, PrewarmView
 from ekiben.gateway.proxy import Proxy
 from ekiben.gateway.requests import Requests
 from ekiben.gateway.responses import Responses
-from ekiben.gateway.responses_background import Work
 from ekiben.gateway.routes import Route, Router
 from ekiben.gateway.upstream import Upstreams
 from ekiben.gateway.watchdog import DEFAULT_PATIENCE, Patience, Watchdog
 from ekiben.plugins.dialects import Spoken
 from ekiben.plugins.discovery import Plugins
 from ekiben.settings import LoadedSettings
+from ekiben.store.batches import BatchStore
+from ekiben.store.blobs import Blobs
+from ekiben.store.files import FileStore
 from ekiben.store.pictures import PictureStore
 from ekiben.store.responses import ResponseStore
 from ekiben.telemetry.metrics import CONTENT_TYPE, Metrics
@@ -60,12 +67,15 @@ class Gateway:
         settings: LoadedSettings,
         metrics: Metrics,
         responses: ResponseStore,
+        files: FileStore,
+        batches: BatchStore,
         pictures: PictureStore | None = None,
         prewarms: PrewarmView = NO_PREWARMS,
         explain: Explain | None = None,
         spoken: Sequence[Spoken] = (),
         clock: Clock = SYSTEM_CLOCK,
         patience: Patience = DEFAULT_PATIENCE,
+        pace: Pace | None = None,
     ) -> None:
         values = settings.values
         self._metrics = metrics
@@ -105,12 +115,33 @@ class Gateway:
             beat_s=values.heartbeat_s,
             days=values.responses_days,
         )
+        self._library = Library(
+            files,
+            Blobs(values.home / "files"),
+            room=Room(file_bytes=values.max_file_bytes, all_bytes=values.max_files_bytes),
+            clock=clock,
+        )
+        self._batches = Batches(
+            Means(
+                store=batches,
+                library=self._library,
+                serve=self._serve,
+                dispatch=self._run_errand,
+                clock=clock,
+                pace=pace or Pace(concurrency=values.batch_concurrency),
+            ),
+            catalog=catalog,
+            entries=[*INFERENCE, *dialect_entries(spoken)],
+        )
+        self._pruning: asyncio.Task[None] | None = None
         self._manners = {route.path: manner_of(voice) for voice in spoken for route in voice.routes}
         self.router = Router(
             [
                 *inference.routes(),
                 *([] if kept is None else kept.routes()),
                 *self._responses.routes(),
+                *Files(self._library).routes(),
+                *self._batches.routes(),
                 *ModelsPage(fleet=fleet, catalog=catalog).routes(),
                 *api.routes(),
                 *Prewarms(prewarms).routes(),
@@ -128,21 +159,26 @@ class Gateway:
         """Idempotent."""
         if self._sweeping is None:
             await self._responses.startup()
+            await self._batches.startup()
+            self._pruning = asyncio.create_task(self._library.prune(), name="prune files")
             self._sweeping = asyncio.create_task(self._sweep(), name="gateway sweep")
 
     def drain(self) -> None:
         """Not ready from now on: new work is told to come back, event readers are let go."""
         self._draining = True
         self._feed.stop()
+        self._batches.drain()
 
     async def shutdown(self) -> None:
         """Close what is left. Idempotent."""
         self.drain()
         await self._responses.shutdown()
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            await asyncio.wait({self._sweeping})
-            self._sweeping = None
+        await self._batches.shutdown()
+        for task in (self._sweeping, self._pruning):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
+        self._sweeping = self._pruning = None
         self._upstreams.close()
 
     @property
@@ -172,6 +208,7 @@ class Gateway:
             await asyncio.sleep(self._sweep_s)
             self._watchdog.sweep()
             self._upstreams.sweep()
+            self._batches.sweep()
 
     # One request
 
@@ -205,12 +242,22 @@ class Gateway:
             await self._fail(exchange, EkibenError(message))
 
     async def _dispatch(self, exchange: Exchange) -> None:
-        raw_path = exchange.raw_path
-        if (manner := self._manners.get(raw_path)) is not None:
-            exchange.manner = manner
-        if not self.router.is_open(exchange.method, raw_path):
+        self._speak(exchange)
+        if not self.router.is_open(exchange.method, exchange.raw_path):
             self._door.admit(exchange)
-        route, parameter = self.router.match(exchange.method, raw_path)
+        await self._take(exchange)
+
+    async def _run_errand(self, exchange: Exchange) -> None:
+        """What comes from the gateway itself has passed the door before."""
+        self._speak(exchange)
+        await self._take(exchange)
+
+    def _speak(self, exchange: Exchange) -> None:
+        if (manner := self._manners.get(exchange.raw_path)) is not None:
+            exchange.manner = manner
+
+    async def _take(self, exchange: Exchange) -> None:
+        route, parameter = self.router.match(exchange.method, exchange.raw_path)
         exchange.route = route.path
         if self._draining and not route.open and exchange.method != "GET":
             raise ShuttingDown("the platform is shutting down: try again in a moment", retry_after_s=5)

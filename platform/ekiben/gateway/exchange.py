@@ -71,6 +71,7 @@ class Exchange:
         "headers",
         "id",
         "id_header",
+        "idle",
         "manner",
         "method",
         "model",
@@ -95,6 +96,8 @@ class Exchange:
         self.manner = OPENAI
         self.model = ""
         """The catalog's name; empty when the request is for no model, or for an unknown one."""
+        self.idle = False
+        """Nobody waits for its answer: it takes what nobody else wants, however long that is."""
         self.status = 0
         """What was sent; 0: nothing yet."""
         self.error: EkibenError | None = None

@@ -1,7 +1,8 @@
-"""Finds two fields in a multipart body while it passes by; nothing else of it is kept."""
+"""Finds a few fields in a multipart body while it passes by; of the rest, at most one file is handed on."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from python_multipart.exceptions import FormParserError
@@ -12,15 +13,29 @@ from ekiben.errors import InvalidRequest
 MAX_PARTS: Final = 128
 MAX_VALUE_BYTES: Final = 1024
 WANTED: Final = (b"model", b"stream")
+FILE: Final = b"file"
 
 
 class FormFields:
-    """Feed it the body, then ask it. Raises InvalidRequest for what is broken."""
+    """Feed it the body, then ask it. Raises InvalidRequest for what is broken.
 
-    def __init__(self, content_type: bytes) -> None:
+    With `file`, which gets the pieces of the part of that name, nothing is let by that is not `wanted`.
+    """
+
+    def __init__(
+        self,
+        content_type: bytes,
+        *,
+        wanted: tuple[bytes, ...] = WANTED,
+        file: Callable[[bytes], None] | None = None,
+    ) -> None:
         if content_type.lower().count(b"boundary=") != 1:
             raise InvalidRequest("the content-type multipart/form-data needs one boundary")
         _, options = parse_options_header(content_type)
+        self.filename: str | None = None
+        """As the client wrote it; None as long as there was no file."""
+        self._names = wanted
+        self._file = file
         self._values: dict[bytes, bytes] = {}
         self._parts = 0
         self._ended = False
@@ -90,13 +105,28 @@ class FormFields:
     def _headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
         name = options.get(b"name", b"")
-        self._wanted = name if name in WANTED and b"filename" not in options else None
+        if self._file is not None and b"filename" in options and name == FILE:
+            self._begin_file(options[b"filename"])
+            return
+        self._wanted = name if name in self._names and b"filename" not in options else None
+        text = name.decode("utf-8", "replace")[:100]
         if self._wanted is not None and name in self._values:
-            text = name.decode()
             raise InvalidRequest(f"{text!r} is given twice: send it once", param=text)
+        if self._wanted is None and self._file is not None:
+            what = "must be a file" if name == FILE else "is not a field of this route"
+            raise InvalidRequest(f"{text!r} {what}", param=text)
+
+    def _begin_file(self, filename: bytes) -> None:
+        if self.filename is not None:
+            raise InvalidRequest("'file' is given twice: send one file", param="file")
+        self.filename = filename.decode("utf-8", "replace")
+        self._wanted = FILE
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._wanted is None:
+            return
+        if self._wanted is FILE and self._file is not None:
+            self._file(data[start:end])
             return
         self._value += data[start:end]
         if len(self._value) > MAX_VALUE_BYTES:
@@ -104,9 +134,9 @@ class FormFields:
             raise InvalidRequest(f"the field {name!r} is larger than {MAX_VALUE_BYTES} bytes", param=name)
 
     def _part_end(self) -> None:
-        if self._wanted is not None:
+        if self._wanted is not None and self._wanted is not FILE:
             self._values[self._wanted] = bytes(self._value)
-            self._wanted = None
+        self._wanted = None
 
     def _end(self) -> None:
         self._ended = True

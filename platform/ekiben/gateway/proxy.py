@@ -34,6 +34,8 @@ PATIENCE_HEADERS: Final = (b"x-stainless-read-timeout", b"x-stainless-timeout")
 """How the SDKs tell after how many seconds they give up: until the next byte, or until the head."""
 EVENT_STREAM: Final = b"text/event-stream"
 MAX_ERROR_BYTES: Final = 2**20
+IDLE_WAIT_S: Final = 7 * 24 * 3600.0
+"""Longer than anybody lets idle work wait: who began it ends it."""
 
 
 class Listener(Protocol):
@@ -98,6 +100,8 @@ class Proxy:
         heartbeat = self._heartbeat(exchange, job) if job.heartbeats and job.target.stream else None
         asked_at = self._clock.monotonic()
         wait_s = self._wait_s if heartbeat else min(self._wait_s, _patience_s(exchange))
+        if exchange.idle:
+            wait_s = IDLE_WAIT_S
         try:
             try:
                 await self._attempt(exchange, job, heartbeat, wait_s=wait_s)
@@ -115,9 +119,12 @@ class Proxy:
         self, exchange: Exchange, job: Job, heartbeat: Heartbeat | None, *, wait_s: float
     ) -> None:
         asked_at = self._clock.monotonic()
-        lease = await self._fleet.acquire(job.target.model, wait_s=wait_s, prefix=job.prefix)
+        lease = await self._fleet.acquire(
+            job.target.model, wait_s=wait_s, prefix=job.prefix, idle=exchange.idle
+        )
         exchange.model = lease.model
-        self._metrics.waited(lease.model, self._clock.monotonic() - asked_at)
+        if not exchange.idle:
+            self._metrics.waited(lease.model, self._clock.monotonic() - asked_at)
         died = False
         try:
             await self._relay(exchange, job, lease, heartbeat)

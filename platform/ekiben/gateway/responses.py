@@ -22,13 +22,14 @@ from ekiben.errors import InvalidRequest
 from ekiben.fleet.types import Prefix
 from ekiben.gateway.answers import Answer, Manner, json_answer
 from ekiben.gateway.body import Body
+from ekiben.gateway.errand import Serve
 from ekiben.gateway.exchange import Exchange
 from ekiben.gateway.inference import check_ability
 from ekiben.gateway.ports import CatalogPort
 from ekiben.gateway.prefixes import item_prefixes, response_prefixes
 from ekiben.gateway.proxy import Job, Proxy
 from ekiben.gateway.responses_archive import Archive
-from ekiben.gateway.responses_background import STOPPED, Background, Run, Serve
+from ekiben.gateway.responses_background import STOPPED, Background, Run
 from ekiben.gateway.responses_echo import check_echo
 from ekiben.gateway.responses_input import as_items, is_reference, kept_items, page_of
 from ekiben.gateway.responses_recorder import Recorder

@@ -17,7 +17,7 @@ from ekiben.clock import Clock
 from ekiben.errors import ConfigError, QueueFull, envelope
 from ekiben.gateway.answers import Manner
 from ekiben.gateway.asgi import Message
-from ekiben.gateway.exchange import Exchange
+from ekiben.gateway.errand import Serve, Work, errand
 from ekiben.gateway.responses_recorder import Recorder
 from ekiben.responses import OPENING_EVENTS, error_events, failed, opening_events
 
@@ -30,9 +30,6 @@ EVENTS_KEPT_S: Final = 300.0
 
 _COMMENT: Final = b": ekiben waiting\n\n"
 
-Work: TypeAlias = Callable[[Exchange], Awaitable[None]]
-Serve: TypeAlias = Callable[[Exchange, Work], Awaitable[None]]
-"""Does the work of an exchange, tells its errors and counts it."""
 Settle: TypeAlias = Callable[[str, bytes], Awaitable[None]]
 """Write down how a run ended, given the status and the response's JSON."""
 
@@ -151,13 +148,7 @@ class Background:
             await asyncio.wait({task})
 
     async def _go(self, run: Run, recorder: Recorder, work: Work, request_id: bytes) -> None:
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/v1/responses",
-            "headers": [(b"x-request-id", request_id)],
-        }
-        exchange = Exchange(scope, _nobody_leaves, run.hear, clock=self._clock)
+        exchange = errand("/v1/responses", run.hear, clock=self._clock, request_id=request_id)
         exchange.route = "/v1/responses"
         exchange.manner = Manner(recorder, enveloped=True)
         await self._serve(exchange, work)
@@ -189,8 +180,3 @@ STOPPED: Final[Mapping[str, Any]] = {
     "param": None,
     "code": "shutting_down",
 }
-
-
-async def _nobody_leaves() -> Message:
-    await asyncio.Event().wait()
-    raise AssertionError("nobody sets it")

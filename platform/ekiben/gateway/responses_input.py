@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from ekiben.errors import InvalidRequest, NotFound
+from ekiben.errors import NotFound
+from ekiben.gateway.pages import is_descending, page, read_limit
 from ekiben.responses import item_id
 
-MAX_PAGE: Final = 100
-PAGE: Final = 20
 _FIRST_NUMBER: Final = 0x8000
 """Of items of the input; those of the output are numbered from 0."""
 _KINDS: Final = {
@@ -53,32 +52,16 @@ def page_of(
     items: Sequence[Mapping[str, Any]], *, order: str | None, limit: str | None, after: str | None
 ) -> dict[str, Any]:
     """A page of the list, the newest first unless asked otherwise. Raises InvalidRequest and NotFound."""
-    if order not in (None, "asc", "desc"):
-        raise InvalidRequest("'order' must be asc or desc", param="order")
-    size = _limit(limit)
-    ordered = list(items) if order == "asc" else list(reversed(items))
+    newest_first = is_descending(order)
+    size = read_limit(limit)
+    ordered = list(reversed(items)) if newest_first else list(items)
     start = 0
     if after is not None:
         ids = [item.get("id") for item in ordered]
         if after not in ids:
             raise NotFound(f"there is no item {after[:100]!r} in this response", param="after")
         start = ids.index(after) + 1
-    page = ordered[start : start + size]
-    return {
-        "object": "list",
-        "data": page,
-        "first_id": page[0]["id"] if page else "",
-        "last_id": page[-1]["id"] if page else "",
-        "has_more": start + size < len(ordered),
-    }
-
-
-def _limit(limit: str | None) -> int:
-    if limit is None:
-        return PAGE
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MAX_PAGE):
-        raise InvalidRequest(f"'limit' must be from 1 to {MAX_PAGE}", param="limit")
-    return int(limit)
+    return page(ordered[start : start + size], has_more=start + size < len(ordered))
 
 
 def _kept(item: Mapping[str, Any], response_id: str, number: int) -> dict[str, Any]:

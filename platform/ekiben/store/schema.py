@@ -9,10 +9,22 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-from sqlalchemy import Boolean, Column, DateTime, Dialect, Float, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 from sqlalchemy.types import TypeDecorator
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005")
 """All that this version knows, oldest first."""
 HEAD: Final = REVISIONS[-1]
 
@@ -107,4 +119,28 @@ RESPONSES: Final = Table(
     Column("previous_id", String(64)),
     Column("input", Text, nullable=False),
     Column("response", Text, nullable=False),
+)
+
+FILES: Final = Table(
+    "files",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("created_at", UtcDateTime, nullable=False, index=True),
+    Column("expires_at", UtcDateTime, index=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("purpose", String(32), nullable=False),
+)
+
+BATCHES: Final = Table(
+    "batches",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("created_at", UtcDateTime, nullable=False, index=True),
+    Column("status", String(16), nullable=False, index=True),
+    Column("input_id", String(64), nullable=False),
+    Column("output_id", String(64), nullable=False),
+    Column("error_id", String(64), nullable=False),
+    Column("keep_s", Integer),
+    Column("batch", Text, nullable=False),
 )
