@@ -52,6 +52,12 @@ def token_input(model: SentenceTransformer) -> TokenInput | None:
     full: list[int] = first.tokenizer("a")["input_ids"]
     for start in range(len(full) - len(bare) + 1):
         if full[start : start + len(bare)] == bare:
-            vocabulary = first.auto_model.get_input_embeddings().num_embeddings
-            return TokenInput(full[:start], full[start + len(bare) :], int(vocabulary))
+            return TokenInput(full[:start], full[start + len(bare) :], _vocabulary(first))
     return None
+
+
+def _vocabulary(first: Transformer) -> int:
+    try:
+        return int(first.auto_model.get_input_embeddings().num_embeddings)
+    except NotImplementedError:  # models of more than texts have more than one way in
+        return len(first.tokenizer)
