@@ -151,6 +151,7 @@ def directly(auto: Any, folder: Path) -> Any:
         folder, dtype=torch.float32, use_safetensors=True, safety_checker=None, local_files_only=True
     )
     pipeline.set_progress_bar_config(disable=True)
+    pipeline.vae.enable_slicing()  # without it, the last bits of pictures in a batch may differ
     return pipeline
 
 
@@ -465,6 +466,16 @@ async def test_options_that_save_memory_make_the_same_pictures_or_nearly(
     await sparing.unload()
     apart = max(abs(a - b) for a, b in zip(data(spared), data(plain), strict=True))
     assert apart <= 2
+
+
+async def test_the_estimate_covers_weights_and_work(folder: Path, tmp_path: Path) -> None:
+    weights_bytes = sum(file.stat().st_size for file in folder.glob("*/*.safetensors"))
+    plain = Diffusers().estimate_memory(load_request(folder, tmp_path))
+    large = Diffusers().estimate_memory(load_request(folder, tmp_path, max_pixels=1024 * 1024))
+    half = Diffusers().estimate_memory(load_request(folder, tmp_path, dtype="bfloat16"))
+    assert 0.8 * weights_bytes <= plain.weights_bytes <= weights_bytes  # headers are no weights
+    assert half.weights_bytes * 2 == plain.weights_bytes
+    assert large.working_bytes - plain.working_bytes > 1024 * 1024 * 8 * 4 * 4
 
 
 async def test_the_plugin_keeps_the_contract() -> None:

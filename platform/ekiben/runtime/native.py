@@ -6,10 +6,12 @@ loaded model as the OpenAI routes do.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import wave
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, cast
@@ -25,6 +27,7 @@ from ekiben.errors import EkibenError, InvalidRequest
 from ekiben.runtime import ocr
 from ekiben.runtime.darkroom import darkroom
 from ekiben.runtime.host import ModelHost
+from ekiben.runtime.picture_formats import PictureFormat
 from ekiben.runtime.recognition import rendered_detection, rendered_labels
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -195,8 +198,52 @@ async def _write_wav(path: Path, speech: AsyncGenerator[abilities.AudioChunk, No
             raise InvalidRequest("there is nothing to speak in this text", param="text")
 
 
+async def _write_png(path: Path, drawing: AsyncGenerator[pictures.Drawn, None]) -> Path:
+    async with aclosing(drawing):
+        async for news in drawing:
+            if isinstance(news, pictures.Picture):
+                path.write_bytes(await asyncio.to_thread(PictureFormat().encode, news.pixels))
+    return path
+
+
 class VisionBento(FamilyBento):
     family = Family.VISION
+
+    @_api
+    async def generate_image(
+        self,
+        ctx: bentoml.Context,
+        prompt: str = Field(default="a lunch box", min_length=1, description="what to draw"),
+        negative_prompt: str | None = None,
+        steps: int | None = Field(default=None, ge=1),
+        guidance: float | None = Field(default=None, ge=0),
+        seed: int | None = Field(default=None, ge=0, lt=2**63),
+    ) -> Annotated[Path, ContentType("image/png")]:
+        """A picture of a text."""
+        with _as_bentoml_errors():
+            model: pictures.GenerateImage = self.able(Ability.GENERATE_IMAGE)
+            request = pictures.DrawRequest(
+                prompt=prompt, negative_prompt=negative_prompt, steps=steps, guidance=guidance, seed=seed
+            )
+            return await _write_png(Path(ctx.temp_dir) / "picture.png", model.generate_image(request))
+
+    @_api
+    async def edit_image(
+        self,
+        ctx: bentoml.Context,
+        image: Path,
+        prompt: str = Field(default="a lunch box", description="what to make of it"),
+        strength: float | None = Field(default=None, ge=0, le=1),
+        steps: int | None = Field(default=None, ge=1),
+        seed: int | None = Field(default=None, ge=0, lt=2**63),
+    ) -> Annotated[Path, ContentType("image/png")]:
+        """A picture made from another one."""
+        with _as_bentoml_errors():
+            model: pictures.EditImage = self.able(Ability.EDIT_IMAGE)
+            request = pictures.DrawRequest(prompt=prompt, strength=strength, steps=steps, seed=seed)
+            async with darkroom().developed(image) as upright:
+                drawing = model.edit_image(replace(request, images=(upright,)))
+                return await _write_png(Path(ctx.temp_dir) / "picture.png", drawing)
 
     @_api
     async def read_text(self, image: Path) -> dict[str, Any]:

@@ -103,6 +103,9 @@ def _place(pipeline: Any, request: LoadRequest) -> None:
         pipeline.enable_sequential_cpu_offload(device=device)
     elif request.device.kind != "cpu":
         pipeline.to(device)
+    if hasattr(getattr(pipeline, "vae", None), "enable_slicing"):
+        # A picture takes far more memory while it is decoded than while it is drawn: one after the other.
+        pipeline.vae.enable_slicing()
     if options.get("attention_slicing"):
         pipeline.enable_attention_slicing()
     if options.get("vae_tiling"):

@@ -14,8 +14,10 @@ QUANTIZED_BYTES: Final = {"int8": 1.05, "int4": 0.6}
 QUANTIZED_PARTS: Final = ("transformer", "unet", "text_encoder")
 LIBRARY_BYTES: Final = 520 * 2**20
 """What torch, transformers and diffusers hold by themselves."""
-DECODED_MAPS: Final = 8
+DECODED_MAPS: Final = 9
 """Maps as wide as the VAE's first layer, of the size of the picture, at the peak of decoding."""
+DENOISED_MAPS: Final = 60
+"""Maps as wide as the first layer, of the size of the latents, at the peak of a step."""
 GPU_HOST_BYTES: Final = 1024 * 2**20
 """What torch's part for GPUs holds of the host's memory, allowed for."""
 TILE_PIXELS: Final = 512 * 512
@@ -84,12 +86,25 @@ def _adapter_bytes(request: LoadRequest, width: int) -> int:
 
 
 def _working_bytes(folder: PipelineFolder, request: LoadRequest, width: int) -> int:
-    """At the peak of the largest batch, which is when its pictures are decoded."""
+    """At the peak: a step of the largest batch, or one picture being decoded; they are, one by one."""
     native, options = native_pixels(folder), request.options
-    most = max(int(options["max_batch"]) * native, int(options.get("max_pixels") or 2 * native))
-    if options.get("vae_tiling"):
-        most = min(most, max(TILE_PIXELS, native))
-    return most * _decoded_channels(folder) * DECODED_MAPS * width
+    largest = int(options.get("max_pixels") or 2 * native)
+    batch = max(int(options["max_batch"]) * native, largest)
+    decoded = min(largest, max(TILE_PIXELS, native)) if options.get("vae_tiling") else largest
+    decoding = decoded * _decoded_channels(folder) * DECODED_MAPS
+    # Guidance computes every picture twice.
+    denoising = 2 * batch // _scale(folder) ** 2 * _denoised_channels(folder) * DENOISED_MAPS
+    return max(decoding, denoising) * width
+
+
+def _denoised_channels(folder: PipelineFolder) -> int:
+    channels = folder.json("unet/config.json").get("block_out_channels")
+    if isinstance(channels, list) and channels:
+        return int(channels[0])
+    config = folder.json("transformer/config.json")
+    heads, each = config.get("num_attention_heads"), config.get("attention_head_dim")
+    inner = heads * each if isinstance(heads, int) and isinstance(each, int) else 3072
+    return inner // 4  # a token of a transformer stands for four of a UNet's
 
 
 def _decoded_channels(folder: PipelineFolder) -> int:
