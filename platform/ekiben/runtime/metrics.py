@@ -67,6 +67,7 @@ class BatchMetrics:
         _BATCH_ITEMS.labels(ability).observe(len(choice.picks))
         _BATCH_PADDING.labels(ability).observe(choice.padding / max(1, choice.area))
 
+
 _AT_WORK = Gauge(
     "ekiben_engine_answers_at_work",
     "Answers that hold a slot or a row of the engine, by its own count; not a number: it does not say",
