@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ekiben.contract import Item
 from ekiben.runtime.batching.jobs import Job
-from ekiben.runtime.batching.pacing import LEAST_TARGET_S, Crowd, Pace, linger_s
+from ekiben.runtime.batching.pacing import LEAST_TARGET_S, NOBODY, Crowd, Expected, Pace, linger_s
 from ekiben.runtime.batching.selection import Choice, Limits, Reason, choose
 
 
@@ -190,42 +190,52 @@ def crowd_of(clients: int, *, batches: int = 40, back_after_s: float = 0.002) ->
     return crowd, now_s
 
 
+def lingers_s(crowd: Crowd, now_s: float, *, waiting: int = 1) -> float:
+    return linger_s(crowd.expected(now_s), waiting=waiting, batch_s=0.021, fixed_s=0.02)
+
+
 def test_nobody_waits_for_others_who_are_not_there() -> None:
     crowd, now_s = crowd_of(1)
     crowd.came(now_s + 0.001)
-    more, within_s = crowd.expected(now_s + 0.001)
-    assert more == 0
-    assert linger_s(waiting=1, more=more, within_s=within_s, batch_s=0.021) == 0
+    assert crowd.expected(now_s + 0.001).more == 0
+    assert lingers_s(crowd, now_s + 0.001) == 0
 
 
 def test_the_first_of_a_crowd_waits_for_the_rest_of_it() -> None:
     crowd, now_s = crowd_of(8)
     crowd.came(now_s + 0.0003)
-    more, within_s = crowd.expected(now_s + 0.0003)
-    assert more == pytest.approx(7, abs=0.2)
-    assert 0.001 < linger_s(waiting=1, more=more, within_s=within_s, batch_s=0.021) < 0.01
+    assert crowd.expected(now_s + 0.0003).more == pytest.approx(7, abs=0.2)
+    assert 0.001 < lingers_s(crowd, now_s + 0.0003) < 0.01
+
+
+def test_two_halves_of_a_crowd_find_each_other() -> None:
+    crowd, now_s = crowd_of(4, back_after_s=0.008)
+    assert lingers_s(crowd, now_s, waiting=4) > 0.004
 
 
 def test_those_who_have_not_come_in_time_are_not_waited_for() -> None:
     crowd, now_s = crowd_of(8)
-    assert crowd.expected(now_s + 0.02) == (0.0, 0.0)
+    assert crowd.expected(now_s + 0.02) == NOBODY
+    assert lingers_s(crowd, now_s + 0.02) == 0
 
 
 def test_clients_who_take_their_time_are_not_waited_for() -> None:
     crowd, now_s = crowd_of(8, back_after_s=10.0)
     crowd.came(now_s + 0.0003)
-    more, within_s = crowd.expected(now_s + 0.0003)
-    assert linger_s(waiting=1, more=more, within_s=within_s, batch_s=0.021) == 0
+    assert lingers_s(crowd, now_s + 0.0003) == 0
 
 
 @given(
     waiting=st.integers(1, 64),
     more=st.floats(0, 64),
-    within_s=st.floats(0, 10),
+    soon_s=st.floats(0, 10),
     batch_s=st.none() | st.floats(0, 10),
+    fixed_share=st.floats(0, 1),
 )
 def test_lingering_never_costs_more_than_the_batch_it_saves(
-    waiting: int, more: float, within_s: float, batch_s: float | None
+    waiting: int, more: float, soon_s: float, batch_s: float | None, fixed_share: float
 ) -> None:
-    waited_s = linger_s(waiting=waiting, more=more, within_s=within_s, batch_s=batch_s)
-    assert waited_s == 0 or (batch_s is not None and waited_s < batch_s and more >= 0.5)
+    expected = Expected(more, soon_s=soon_s, most_s=2 * soon_s + 0.001)
+    fixed_s = fixed_share * (batch_s or 0)
+    if linger_s(expected, waiting=waiting, batch_s=batch_s, fixed_s=fixed_s):
+        assert batch_s is not None and soon_s < batch_s and more >= 0.5

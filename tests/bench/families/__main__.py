@@ -6,9 +6,10 @@ import sys
 from typing import Final
 
 from tests.bench import sections
-from tests.bench.families import speech
+from tests.bench.families import batcher, speech
 
 SECTIONS: Final[dict[str, sections.Section]] = {
+    "batcher": batcher.run,
     "speech": speech.run,
 }
 

@@ -20,7 +20,7 @@ from ekiben.contract.threads import WorkerThread
 from ekiben.errors import EkibenError, EngineError, EngineTimeout, QueueFull, ShuttingDown
 from ekiben.runtime.batching.batch import Batch, timed
 from ekiben.runtime.batching.jobs import END, Job
-from ekiben.runtime.batching.pacing import Crowd, Pace, linger_s
+from ekiben.runtime.batching.pacing import Crowd, Expected, Pace, linger_s
 from ekiben.runtime.batching.selection import Choice, Reason, choose
 
 logger = logging.getLogger(__name__)
@@ -279,12 +279,12 @@ class Batcher:
                 return early_s
         if choice.reason is not Reason.ALL:
             return 0.0
-        more, within_s = lane.crowd.expected(now_s)
+        expected = lane.crowd.expected(now_s)
         if running is not None:  # those whom it answers come back after it
-            more, within_s = running.requests * lane.crowd.share, pace.prepare_s + lane.crowd.after_s
-        wait_s = linger_s(
-            waiting=choice.requests, more=more, within_s=within_s, batch_s=pace.predicted_s(choice.area)
-        )
+            soon_s = pace.prepare_s + lane.crowd.after_s
+            expected = Expected(running.requests * lane.crowd.share, soon_s=soon_s, most_s=soon_s)
+        batch_s = pace.predicted_s(choice.area)
+        wait_s = linger_s(expected, waiting=choice.requests, batch_s=batch_s, fixed_s=pace.fixed_s)
         return None if wait_s and running is not None else wait_s
 
     def _formed(

@@ -130,19 +130,38 @@ class Crowd:
             self.share += 0.1 * (min(1.0, self._came / self._answered) - self.share)
         self._answered, self._came, self._at_s = requests, 0, now_s
 
-    def expected(self, now_s: float) -> tuple[float, float]:
-        """How many more will come, and within how many seconds from now."""
-        within_s = self._at_s + self.after_s + 3 * self.apart_s - now_s
-        if within_s <= 0:
-            return 0.0, 0.0
-        return max(0.0, self._answered * self.share - self._came), within_s
+    def expected(self, now_s: float) -> Expected:
+        """Who comes still."""
+        due_s = self._at_s + self.after_s - now_s
+        most_s = due_s + 3 * self.apart_s
+        if most_s <= 0:
+            return NOBODY
+        more = max(0.0, self._answered * self.share - self._came)
+        return Expected(more, soon_s=max(due_s, 0.0) + self.apart_s, most_s=most_s)
 
 
-def linger_s(*, waiting: int, more: float, within_s: float, batch_s: float | None) -> float:
-    """How long `waiting` requests had better wait for `more`, which come `within_s`; 0: not at all.
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Requests that will probably come."""
 
-    It pays when those who come, who would else sit through a whole batch, gain more than all lose.
+    more: float
+    soon_s: float
+    """When most of them will be here, from now."""
+    most_s: float
+    """When those who are not here are not coming."""
+
+
+NOBODY: Final = Expected(0.0, 0.0, 0.0)
+
+
+def linger_s(expected: Expected, *, waiting: int, batch_s: float | None, fixed_s: float) -> float:
+    """How long `waiting` requests had better wait for others at most; 0: not at all.
+
+    It pays when those who come, who would else sit through a whole batch, gain more than all lose. It pays
+    as well when all of them lose less than the cost of the batch that those others would need.
     """
-    if batch_s is None or more < 0.5 or within_s <= 0:
+    more, soon_s = expected.more, expected.soon_s
+    if batch_s is None or more < 0.5:
         return 0.0
-    return within_s if within_s * (waiting + more) < more * batch_s else 0.0
+    pays = soon_s * (waiting + more) < more * batch_s or soon_s < fixed_s / 2
+    return expected.most_s if pays else 0.0
