@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests import tiny_gguf
 from tests.bench.vllm_cold import NAME, server, wait_for_first_token
 from tests.conformance.engines import model_on, vllm_home
 from tests.running import Platform
@@ -117,3 +118,20 @@ def vllm_alone() -> list[dict[str, Any]]:
             tokens = [item["token"] for item in choice["logprobs"]["content"]]
             told.append({"tokens": tokens, "text": choice["message"]["content"]})
     return told
+
+
+def test_a_gguf_file_judges_documents_for_clients(platform: Platform, tmp_path: Path) -> None:
+    source = {"kind": "local", "path": str(tiny_gguf.embedding_model(tmp_path / "rank.gguf", pooling="rank"))}
+    variant = {"format": "gguf", "engine": "llama_cpp", "source": source}
+    spec = {"name": "judge", "family": "embedding", "abilities": ["rerank"], "variants": [variant]}
+    assert platform.post("/api/models", {"spec": spec})["error"] is None
+    asked = {"model": "judge", "query": "the cat", "documents": ["fish swim", "the cat sat", "a bird"]}
+    by_path = [platform.post(path, {**asked, "top_n": 2}) for path in ("/v1/rerank", "/v2/rerank")]
+    for answer in by_path:
+        scores = [result["relevance_score"] for result in answer["results"]]
+        assert scores == sorted(scores, reverse=True) and all(0 < score < 1 for score in scores)
+        assert {result["index"] for result in answer["results"]} < {0, 1, 2}
+    assert by_path[0]["results"][0]["index"] == by_path[1]["results"][0]["index"]
+    alone = platform.post("/v1/rerank", asked | {"documents": [asked["documents"][2]]})["results"][0]
+    everything = {r["index"]: r["relevance_score"] for r in platform.post("/v1/rerank", asked)["results"]}
+    assert abs(alone["relevance_score"] - everything[2]) < 1e-4

@@ -12,6 +12,7 @@ from typing import Final
 
 from ekiben.contract import ConfigError, LoadFailed, LoadRequest
 from ekiben.contract.gguf import GgufModel, read_gguf, shards
+from ekiben_llama_cpp.projector import check_projector
 from ekiben_llama_cpp.sizes import is_for_vectors
 
 _VOCABULARY: Final = ("tokenizer.ggml.model", "tokenizer.ggml.pre")
@@ -44,6 +45,8 @@ def read_files(request: LoadRequest) -> ModelFiles:
     _check_uses(request)
     draft, draft_bytes = _companion(request.companions, "draft", kind="model")
     projector, projector_bytes = _companion(request.companions, "mmproj", kind="mmproj")
+    if projector is not None:
+        check_projector(projector.metadata, request.companions["mmproj"].name)
     if draft is not None and any(draft.metadata.get(key) != model.metadata.get(key) for key in _VOCABULARY):
         raise LoadFailed("the draft model has another vocabulary than the model: choose one of its family")
     return ModelFiles(

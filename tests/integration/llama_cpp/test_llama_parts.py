@@ -144,6 +144,29 @@ async def test_companions_that_do_not_fit_are_refused(files: Path, tmp_path: Pat
             await LlamaCpp().load(replace(order, companions=companions))
 
 
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("ear.gguf", "clip.audio.projector.stack_factor", 0),
+        ("ear.gguf", "clip.audio.attention.head_count", 7),
+        ("ear.gguf", "clip.audio.num_mel_bins", 2**31),
+        ("eye.gguf", "clip.vision.attention.head_count", 0),
+        ("eye.gguf", "clip.vision.image_size", 0),
+        ("eye.gguf", "clip.vision.patch_size", 400),
+    ],
+)
+async def test_a_projector_that_cannot_be_computed_with_is_refused(
+    files: Path, tmp_path: Path, file: str, key: str, value: int
+) -> None:
+    spoilt = bytearray((files / file).read_bytes())
+    at = spoilt.index(key.encode()) + len(key) + 4
+    spoilt[at : at + 4] = value.to_bytes(4, "little")
+    (tmp_path / "spoilt.gguf").write_bytes(spoilt)
+    order = load_order(files / "base.gguf", tmp_path)
+    with pytest.raises(LoadFailed, match=r"the projector 'spoilt\.gguf'"):
+        await LlamaCpp().load(replace(order, companions={"mmproj": tmp_path / "spoilt.gguf"}))
+
+
 def test_companions_and_adapters_count(files: Path, tmp_path: Path) -> None:
     order = load_order(files / "base.gguf", tmp_path)
     alone = LlamaCpp().estimate_memory(order)
