@@ -35,11 +35,19 @@ Messages are lower case, name what happened and what to do, and end without a fu
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Any, ClassVar
+import re
+from typing import Any, ClassVar, Final
 
 MAX_RETRY_AFTER_S = 120
 """The official SDKs do not retry at all when a server asks them to wait longer than this."""
+
+
+LOG_ENDS: Final = "; its log ends with: "
+"""Between what happened and what the log says of it."""
+_FOLDERS: Final = re.compile(r"(?<![\w:/.~-])~?/(?:[^\s/'\":,;]+/)+")
+"""The folders of an absolute path, and of no URL, model or media type."""
 
 
 class EkibenError(Exception):
@@ -252,6 +260,21 @@ class DatabaseFailed(ConfigError):
 def retry_after_header(seconds: float) -> dict[str, str]:
     """`retry-after` in whole seconds, at least 1 and never more than the SDKs are willing to wait."""
     return {"retry-after": str(min(MAX_RETRY_AFTER_S, max(1, math.ceil(seconds))))}
+
+
+def for_clients(error: EkibenError) -> EkibenError:
+    """What clients of a model are told of it: no lines of a log, and no folders of this machine.
+
+    Whoever runs the platform reads all of it in its API, in its log and on the command line.
+    """
+    if not isinstance(error, EngineError):
+        return error
+    happened, _, log = error.message.partition(LOG_ENDS)
+    if log:
+        happened += "; its log says more, see `ekiben logs`"
+    shown = copy.copy(error)
+    shown.message = _FOLDERS.sub("", happened)
+    return shown
 
 
 def envelope(error: EkibenError) -> dict[str, Any]:

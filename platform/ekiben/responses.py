@@ -15,6 +15,8 @@ from uuid import uuid4
 from ekiben.errors import InvalidRequest
 
 ID_HEADER: Final = "x-ekiben-response-id"
+CONTEXT_HEADER: Final = "x-ekiben-context"
+"""How many items stand before those of the request itself."""
 """Names the response to a replica. Its presence says that somebody keeps responses, and has put the items
 of earlier ones into the input."""
 

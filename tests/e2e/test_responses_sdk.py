@@ -105,6 +105,16 @@ def test_the_input_is_counted_as_it_is_read(platform: Platform) -> None:
     assert counted.input_tokens == answered.usage.input_tokens
 
 
+def test_an_error_counts_the_items_that_its_client_sent(platform: Platform) -> None:
+    first = create(platform)
+    picture = {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "auto"}
+    given = [{"role": "user", "content": "Look."}, {"role": "user", "content": [picture]}]
+    for more in ({}, {"stream": True}):
+        with pytest.raises(openai.BadRequestError) as caught:
+            create(platform, given, previous_response_id=first.id, **more)
+        assert (caught.value.param or "").startswith("input.1.content.0"), caught.value
+
+
 def test_a_required_call_is_made_and_answered(platform: Platform) -> None:
     asked = create(
         platform, "What is 2 and 3?", tools=[FUNCTION], tool_choice="required", max_output_tokens=64

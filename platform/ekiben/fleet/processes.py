@@ -16,6 +16,7 @@ import psutil
 from pydantic import ValidationError
 
 from ekiben.contract.parent import adopt_orphans
+from ekiben.errors import LOG_ENDS
 from ekiben.fleet.berths import Berth
 from ekiben.fleet.last_words import last_words
 from ekiben.runtime.footprint import children, descendants, host_bytes
@@ -148,7 +149,7 @@ class ReplicaProcess:
         words = last_words(self._berth.log, since_byte=self._berth.log_begin)
         if self._asked_to_end or not words:
             return describe_exit(code)
-        return f"{describe_exit(code)}; its log ends with: {words}"
+        return f"{describe_exit(code)}{LOG_ENDS}{words}"
 
     def _clear(self) -> None:
         self._ended = True

@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import parse_qs
 
 from ekiben.clock import Clock
-from ekiben.errors import EkibenError, InvalidRequest
+from ekiben.errors import EkibenError, InvalidRequest, for_clients
 from ekiben.gateway.answers import OPENAI, Answer
 from ekiben.gateway.asgi import Headers, Receive, Scope, Send
 from ekiben.gateway.http_transport import DIRECT_BODY, DirectBody
@@ -262,6 +262,8 @@ class Exchange:
     async def fail(self, error: EkibenError) -> None:
         """Tell an error in the way that is still open: a status, an event, or a broken connection."""
         self.error = error
+        if not self.route.startswith("/api/"):
+            error = for_clients(error)
         if self.complete or self.gone or self.waits_for is Moves.CLIENT:
             return  # nobody reads, or a write to them was cut off
         if self.status:

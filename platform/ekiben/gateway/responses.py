@@ -69,6 +69,8 @@ class _Ask:
     store: bool
     background: bool
     previous_id: str | None
+    context: int = 0
+    """How many items of earlier turns stand before its own."""
 
     @property
     def plain(self) -> bool:
@@ -142,7 +144,7 @@ class Responses:
         async with self._asked(exchange) as ask:
             value = _decoded(ask.body)
             context, own = await self._items(ask, value)
-            recorder = Recorder(ask.id, blank=dict, keep=None)
+            recorder = Recorder(ask.id, blank=dict, keep=None, context=len(context))
             body = _sent(ask, value, [*context, *own])
             await self._forward(exchange, ask, body, recorder, path=COUNT_PATH)
 
@@ -171,6 +173,7 @@ class Responses:
         """One that needs what is kept, or is kept itself."""
         value = _decoded(ask.body)
         context, own = await self._items(ask, value)
+        ask = replace(ask, context=len(context))
         kept = kept_items(own, ask.id)
         record = StoredResponse(
             id=ask.id,
@@ -188,7 +191,8 @@ class Responses:
             await self._create_in_background(exchange, ask, value, record, body, prefix)
             return
         blank = partial(_blank_of, ask, record.created_at)
-        recorder = Recorder(ask.id, blank=blank, keep=self._archive.keeper(record) if ask.store else None)
+        keep = self._archive.keeper(record) if ask.store else None
+        recorder = Recorder(ask.id, blank=blank, keep=keep, context=ask.context)
         await self._forward(exchange, ask, body, recorder, prefix=prefix)
 
     async def _create_in_background(
@@ -206,7 +210,9 @@ class Responses:
         await self._archive.put(replace(record, response=_text(response)))
         keep = partial(self._archive.settle, ask.id)
         run = Run(response, keep)
-        recorder = Recorder(ask.id, blank=lambda: run.response, keep=keep, told=OPENING_EVENTS)
+        recorder = Recorder(
+            ask.id, blank=lambda: run.response, keep=keep, told=OPENING_EVENTS, context=ask.context
+        )
         model = exchange.model
 
         async def work(inner: Exchange) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from ekiben.clock import Clock
-from ekiben.errors import ConfigError, QueueFull, envelope
+from ekiben.errors import ConfigError, QueueFull, envelope, for_clients
 from ekiben.gateway.answers import Manner
 from ekiben.gateway.asgi import Message
 from ekiben.gateway.errand import Serve, Work, errand
@@ -156,7 +156,7 @@ class Background:
             self._end(run, msgspec.json.decode(recorder.response))
             return
         told = run.error_told()
-        error = envelope(exchange.error)["error"] if exchange.error is not None else told
+        error = envelope(for_clients(exchange.error))["error"] if exchange.error is not None else told
         await self._fail(run, error or STOPPED, tell=told is not None)
 
     async def _fail(self, run: Run, error: Mapping[str, Any], *, tell: bool = True) -> None:

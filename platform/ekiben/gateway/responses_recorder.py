@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from ekiben.errors import EkibenError, ReplicaDied, envelope
-from ekiben.responses import ID_HEADER, error_events, event
+from ekiben.responses import CONTEXT_HEADER, ID_HEADER, error_events, event
 
 Keep: TypeAlias = Callable[[str, bytes], Awaitable[None]]
 """Write down a response, given its status and its JSON."""
@@ -46,12 +46,14 @@ class Recorder:
         blank: Callable[[], Mapping[str, Any]],
         keep: Keep | None,
         told: int = 0,
+        context: int = 0,
     ) -> None:
         """`blank`: the response without output, for a stream that fails. `keep`: None to keep nothing.
 
-        `told`: how many events the client has had before the first of the replica.
+        `told`: how many events the client has had before the first of the replica. `context`: how many
+        items of earlier turns stand before those of the request.
         """
-        self.header = f"{ID_HEADER}: {response_id}".encode("ascii")
+        self.header = f"{ID_HEADER}: {response_id}\r\n{CONTEXT_HEADER}: {context}".encode("ascii")
         self.ending = False
         """All of it has come, and it is being written down."""
         self.response: bytes | None = None

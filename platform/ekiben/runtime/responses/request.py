@@ -86,6 +86,7 @@ _PARAMS: Final = (
 )
 _TOOL: Final = re.compile(r"(tools\.\d+)\.function\.")
 _MESSAGE: Final = re.compile(r"messages\.(\d+)(.*)")
+_ITEM: Final = re.compile(r"input\.(\d+)(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,18 @@ class Translation:
             if param == chat or param.startswith(f"{chat}."):
                 return own + param[len(chat) :]
         return _TOOL.sub(r"\1.", param)
+
+
+def counted_from_own(error: EkibenError, context: int) -> EkibenError:
+    """With the number of an item as the client counts, who knows of its own items only."""
+    match = _ITEM.fullmatch(error.param or "")
+    if match is None or not context:
+        return error
+    index = int(match[1]) - context
+    param = f"input.{index}{match[2]}" if index >= 0 else "previous_response_id"
+    error.message = error.message.replace(f"'{error.param}'", f"'{param}'")
+    error.param = param
+    return error
 
 
 def translate(body: Mapping[str, Any]) -> Translation:

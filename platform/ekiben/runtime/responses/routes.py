@@ -11,12 +11,12 @@ from ekiben.clock import SYSTEM_CLOCK
 from ekiben.contract.abilities import Chat, TextRequest
 from ekiben.contract.model import Ability
 from ekiben.errors import EkibenError, EngineError, InvalidRequest, UnsupportedParameter
-from ekiben.responses import ID_HEADER, RESPONSE_ID, blank_response, new_response_id
+from ekiben.responses import CONTEXT_HEADER, ID_HEADER, RESPONSE_ID, blank_response, new_response_id
 from ekiben.runtime import wire
 from ekiben.runtime.http import Answer, Request, Route, Stream, check_model_name, told
 from ekiben.runtime.responses.answer import AnswerWriter
 from ekiben.runtime.responses.count import count_input_tokens
-from ekiben.runtime.responses.request import Translation, translate
+from ekiben.runtime.responses.request import Translation, counted_from_own, translate
 from ekiben.runtime.responses.shorter import drop_oldest
 from ekiben.runtime.wire import Surface
 
@@ -25,6 +25,13 @@ TOO_LONG: Final = "context_length_exceeded"
 
 async def create_response(request: Request) -> Answer | Stream:
     """A response, or its events."""
+    try:
+        return await _create(request)
+    except InvalidRequest as error:
+        raise counted_from_own(error, _context(request)) from None
+
+
+async def _create(request: Request) -> Answer | Stream:
     body = request.json()
     name = check_model_name(request, body.get("model"), adapters=True)
     await wire.ready()
@@ -44,7 +51,7 @@ async def create_response(request: Request) -> Answer | Stream:
     writer = AnswerWriter(response, translation)
     run = _Run(request, translation, name, shorten=body.get("truncation") == "auto")
     if body.get("stream"):
-        return Stream(_events(run, writer))
+        return Stream(_events(run, writer, context=_context(request)))
     async with aclosing(run.objects()) as objects:
         async for whole in objects:
             return Answer(json.dumps(writer.whole(json.loads(whole))).encode())
@@ -66,13 +73,25 @@ async def count_input(request: Request) -> Answer:
     """How many tokens the input of a response has."""
     if not request.header(ID_HEADER):
         _check_alone(request.json())
-    return await count_input_tokens(request)
+    try:
+        return await count_input_tokens(request)
+    except InvalidRequest as error:
+        raise counted_from_own(error, _context(request)) from None
 
 
-async def _events(run: _Run, writer: AnswerWriter) -> AsyncGenerator[bytes, None]:
+def _context(request: Request) -> int:
+    """How many items of earlier turns the platform has put before the client's."""
+    told = request.header(CONTEXT_HEADER)
+    return int(told) if told.isascii() and told.isdigit() and len(told) < 9 else 0
+
+
+async def _events(run: _Run, writer: AnswerWriter, *, context: int) -> AsyncGenerator[bytes, None]:
     """Begins with the engine's first object, so that an error before it has a status of its own."""
     async with aclosing(run.objects()) as objects:
-        first = await anext(objects, None)
+        try:
+            first = await anext(objects, None)
+        except InvalidRequest as error:
+            raise counted_from_own(error, context) from None
         if first is None:
             raise _no_answer()
         yield writer.begin() + writer.feed(json.loads(first))
