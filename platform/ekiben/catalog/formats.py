@@ -168,7 +168,7 @@ def sentence_transformers_folder(folder: Path) -> Finding:
     modules = read_json(folder / "modules.json", expected=list)
     for module in modules:
         kind = module.get("type") if isinstance(module, dict) else None
-        if not isinstance(kind, str) or not kind.startswith("sentence_transformers."):
+        if not isinstance(kind, str) or not kind.startswith(("sentence_transformers.", "pylate.models.")):
             raise ConfigError(f"{folder} needs code of its own ({kind!r}), and code of models is never run")
     config = read_json(folder / "config.json")
     parameters = _whole_safetensors(folder)
@@ -177,7 +177,7 @@ def sentence_transformers_folder(folder: Path) -> Finding:
         suggested_name=folder_name(folder),
         what=f"sentence-transformers model ({_type_of(config)}), {_count(parameters)} parameters",
         family=Family.EMBEDDING,
-        abilities=frozenset({Ability.EMBED}),
+        abilities=frozenset({_sentence_ability(folder)}),
         format="safetensors",
     )
 
@@ -197,6 +197,15 @@ def transformers_folder(folder: Path) -> Finding:
             abilities=frozenset({sees}),
             format="safetensors",
         )
+    if any(name.endswith("ForSequenceClassification") for name in names):
+        return Finding(
+            weights=folder,
+            suggested_name=folder_name(folder),
+            what=f"{_type_of(config)} classifier of texts in safetensors, {_count(parameters)} parameters",
+            family=Family.EMBEDDING,
+            abilities=frozenset({_classifier_ability(config)}),
+            format="safetensors",
+        )
     if "VitsModel" in names:
         return Finding(
             weights=folder,
@@ -210,7 +219,7 @@ def transformers_folder(folder: Path) -> Finding:
         shown = ", ".join(names)[:200] or "none named"
         raise ConfigError(
             f"{folder} is a transformers folder ({_type_of(config)}, architectures: {shown}) that no family "
-            "takes: models of text, classifiers and detectors of pictures, VITS voices and, with "
+            "takes: models of text, classifiers of texts and pictures, detectors, VITS voices and, with "
             "modules.json, sentence-transformers models are known"
         )
     return Finding(
@@ -239,6 +248,20 @@ def diffusers_folder(folder: Path) -> Finding:
         abilities=_picture_abilities(name),
         format="diffusers",
     )
+
+
+def _sentence_ability(folder: Path) -> Ability:
+    """What has a vector for each token, or reads pairs, ranks documents."""
+    about = folder / "config_sentence_transformers.json"
+    kind = read_json(about).get("model_type") if about.is_file() else None
+    ranks = kind in ("CrossEncoder", "MultiVectorEncoder", "ColBERT")
+    return Ability.RERANK if ranks else Ability.EMBED
+
+
+def _classifier_ability(config: dict[str, Any]) -> Ability:
+    """Of one label is what ranks documents; of several, what tells texts apart."""
+    labels = config.get("id2label")
+    return Ability.RERANK if isinstance(labels, dict) and len(labels) == 1 else Ability.MODERATE
 
 
 def read_json(path: Path, *, expected: type[Any] = dict) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
@@ -56,7 +57,7 @@ def token_input(model: SentenceTransformer) -> TokenInput | None:
     return None
 
 
-def _vocabulary(first: Transformer) -> int:
+def _vocabulary(first: Any) -> int:
     try:
         return int(first.auto_model.get_input_embeddings().num_embeddings)
     except NotImplementedError:  # models of more than texts have more than one way in

@@ -6,10 +6,11 @@ import sys
 from typing import Final
 
 from tests.bench import sections
-from tests.bench.families import batcher, speech
+from tests.bench.families import batcher, speech, vectors
 
 SECTIONS: Final[dict[str, sections.Section]] = {
     "batcher": batcher.run,
+    "embeddings": vectors.run,
     "speech": speech.run,
 }
 
