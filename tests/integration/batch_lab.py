@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import pytest
 from openai import AsyncOpenAI
 
 from ekiben.store.database import Database, sqlite_url
 from tests.conformance.answers import Exchange, problems_of_answer
 from tests.integration.gateway_lab import CHAT, Lab, Response, Seen, answer_json, running_lab
 
-CHAT_PATH = "/v1/chat/completions"
+CHAT_PATH: Final = "/v1/chat/completions"
 
 
 @dataclass
@@ -64,6 +67,20 @@ async def batch_lab(home: Path, **more: Any) -> AsyncIterator[BatchLab]:
                 yield BatchLab(lab, sdk)
     finally:
         database.close()
+
+
+@contextmanager
+def small_disk(home: Path) -> Iterator[Path]:
+    """A real one for the files of a home, with room for 1 MB; the test is skipped where there can be none."""
+    folder = home / "files"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root can mount a small disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def line(number: int, **more: Any) -> dict[str, Any]:

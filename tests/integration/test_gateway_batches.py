@@ -23,6 +23,7 @@ from tests.integration.batch_lab import (
     jsonl,
     line,
     lines,
+    small_disk,
 )
 from tests.integration.gateway_lab import CHAT, Lab, Script, Seen, answer_json, until
 
@@ -318,6 +319,34 @@ async def test_a_database_that_fails_for_a_while(batches: BatchLab, monkeypatch:
     batch = await batches.reached((await batches.begin(lines(3))).id, "completed")
     assert batch.request_counts.completed == 3
     assert len(failures) == 3
+
+
+async def test_a_disk_that_is_full_for_a_while(ekiben_home: Path) -> None:
+    """It waits, and of a line that did not fit nothing stays."""
+    with small_disk(ekiben_home) as disk:
+        await see_it_wait(ekiben_home, disk)
+
+
+async def see_it_wait(home: Path, disk: Path) -> None:
+    async with batch_lab(home) as batches:
+        file = await batches.upload(jsonl(lines(10)))
+        (disk / "something else").write_bytes(bytes(1_000_000))
+
+        async def much(seen: Seen, writer: asyncio.StreamWriter) -> None:
+            await answer_json({"said": "x" * 20_000})(seen, writer)
+
+        batches.lab.replica.script = much
+        batch = await batches.sdk.batches.create(
+            input_file_id=file.id, endpoint=CHAT_PATH, completion_window="24h"
+        )
+        await until(lambda: len(batches.lab.replica.seen) > 4)
+        await batches.lab.settled()
+        waiting = await batches.sdk.batches.retrieve(batch.id)
+        assert waiting.status == "in_progress"
+        (disk / "something else").unlink()
+        batch = await batches.reached(batch.id, "completed")
+        assert (batch.request_counts.completed, batch.request_counts.failed) == (10, 0)
+        assert len(await batches.lines_of(batch.output_file_id)) == 10
 
 
 async def test_other_endpoints_with_their_own_errors(batches: BatchLab) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from ekiben.store.database import Database, sqlite_url
 from ekiben.store.files import FileStore, StoredFile
-from tests.integration.batch_lab import BatchLab, batch_lab, check_surface
+from tests.integration.batch_lab import BatchLab, batch_lab, check_surface, small_disk
 from tests.integration.gateway_lab import Lab, Response, until
 
 BOUNDARY = "b0undary"
@@ -254,25 +253,24 @@ async def test_bytes_that_are_gone_are_told(files: BatchLab, ekiben_home: Path) 
     assert (told.status, told.error()["code"]) == (404, "not_found")
 
 
-@pytest.fixture
-def small_disk(ekiben_home: Path) -> Iterator[Path]:
-    """A home whose files have room for 1 MB."""
-    folder = ekiben_home / "files"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("only root can mount a small disk")
-    yield ekiben_home
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+async def test_a_full_disk_is_told(ekiben_home: Path) -> None:
+    with small_disk(ekiben_home):
+        await see_a_full_disk(ekiben_home)
 
 
-async def test_a_full_disk_is_told(small_disk: Path) -> None:
+async def see_a_full_disk(small_disk: Path) -> None:
     async with batch_lab(small_disk) as files:
         refused = await post(files.lab, form(bytes(2_000_000)))
         assert (refused.status, refused.error()["code"]) == (507, "storage_full")
         assert "is full" in refused.error()["message"]
         assert blobs(small_disk) == set()
         assert (await post(files.lab, form(bytes(500_000)))).status == 200
+
+
+@pytest.mark.parametrize("purpose", ["assistants", "batch", "fine-tune", "vision", "user_data", "evals"])
+async def test_purposes(files: BatchLab, purpose: str) -> None:
+    made = await post(files.lab, form(purpose=purpose))
+    assert (made.status, made.json()["purpose"]) == (200, purpose)
 
 
 async def test_names_with_controls_are_refused(files: BatchLab) -> None:
