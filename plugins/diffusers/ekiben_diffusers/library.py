@@ -7,6 +7,12 @@ from __future__ import annotations
 
 import accelerate
 import diffusers
+import diffusers.guiders
+import diffusers.pipelines.onnx_utils
+import PIL.ImageFile
+import PIL.JpegImagePlugin
+import PIL.PngImagePlugin
+import PIL.WebPImagePlugin
 import torch
 import transformers
 from diffusers import (
@@ -14,23 +20,28 @@ from diffusers import (
     AutoPipelineForImage2Image,
     AutoPipelineForInpainting,
     AutoPipelineForText2Image,
+    DDIMScheduler,
     DiffusionPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
+KNOWN_SCHEDULERS = DDIMScheduler().compatibles
+"""The library looks all of these up, and so imports them, when it loads a pipeline with any of them."""
+
 __all__ = [
+    "KNOWN_SCHEDULERS",
+    "PIL",
     "AutoPipelineForImage2Image",
     "AutoPipelineForInpainting",
     "AutoPipelineForText2Image",
     "AutoencoderKL",
     "CLIPTextModel",
     "CLIPTokenizer",
+    "DDIMScheduler",
     "DiffusionPipeline",
-    "Image",
     "StableDiffusionPipeline",
     "StableDiffusionXLPipeline",
     "UNet2DConditionModel",
