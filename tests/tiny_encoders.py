@@ -116,3 +116,17 @@ def clip_folder(folder: Path) -> Path:
     make(pictures, words).save_pretrained(folder / "transformers")
     SentenceTransformer(str(folder / "transformers"), device="cpu").save_pretrained(str(folder / "clip"))
     return folder / "clip"
+
+
+def prompted_folder(folder: Path) -> Path:
+    """An embedder with prompts, whose tokens do not count for its vectors."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    first = Transformer(str(bert_folder(folder / "bert")))
+    modules = [first, Pooling(32, pooling_mode="mean", include_prompt=False)]
+    prompts = {"query": "what is the ", "passage": "it leaves from ", "odd": "soup "}
+    model = SentenceTransformer(modules=modules, device="cpu", prompts=prompts, default_prompt_name="odd")
+    model.save_pretrained(str(folder / "prompted"))
+    return folder / "prompted"

@@ -12,4 +12,4 @@ from ekiben.runtime.bento import EkibenService, EmbeddingBento
     traffic={"timeout": 600},
 )
 class Embedding(EmbeddingBento):
-    """Embeddings of one model."""
+    """Embeddings, ranks or moderation by one model."""

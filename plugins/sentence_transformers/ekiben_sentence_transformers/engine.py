@@ -10,7 +10,8 @@ from ekiben.contract import LoadedModel, LoadRequest, MemoryEstimate
 from ekiben_sentence_transformers.folder import ModelFolder
 from ekiben_sentence_transformers.sizes import batch_length
 
-WIDTH_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 2}
+WIDTH_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 4}
+"""While it is loaded: int8 is made of float32."""
 LIBRARY_BYTES: Final = 400 * 2**20
 """What torch and transformers hold by themselves."""
 ACTIVATION_BYTES: Final = 96
