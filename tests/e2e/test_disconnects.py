@@ -122,6 +122,11 @@ def busy(platform: Platform, engine: str, model: str) -> Callable[[], int]:
     return lambda: EYES[engine](platform, model)
 
 
+def tokens_made(platform: Platform, engine: str, model: str) -> int:
+    name = "vllm:generation_tokens_total" if engine == "vllm" else "ekiben_engine_tokens_made_total"
+    return int(sum(platform.metric(name, model=model)))
+
+
 def wait_for_busy(busy: Callable[[], int], count: int) -> None:
     wait_until(lambda: busy() == count or None, f"{count} requests at work in the engine", timeout_s=60)
 
@@ -138,11 +143,16 @@ def test_cold(platform: Platform, model: str, busy: Callable[[], int]) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_at_work(platform: Platform, model: str, busy: Callable[[], int], stream: bool) -> None:
+def test_at_work(platform: Platform, engine: str, model: str, busy: Callable[[], int], stream: bool) -> None:
+    before = tokens_made(platform, engine, model)
     client = Client(platform, model, stream=stream)
-    wait_for_busy(busy, 1)
+    wait_until(
+        lambda: tokens_made(platform, engine, model) > before or None, "tokens to be made", timeout_s=60
+    )
     client.leave()
     wait_for_busy(busy, 0)
+    told = tokens_made(platform, engine, model)
+    assert before < told < before + 3500, "what was made until then counts, and no more"
 
 
 def test_in_mid_stream(platform: Platform, engine: str, model: str, busy: Callable[[], int]) -> None:

@@ -124,6 +124,9 @@ class Countable(Protocol):
     Engines with metrics of their own, written by prometheus_client, need it not: those are shown anyway.
     """
 
+    tokens_made: int
+    """Of all answers since the load: also of those that were cancelled, until then."""
+
     async def answers_at_work(self) -> int:
         """How many answers hold something of the engine now: a slot, a row of the batch.
 

@@ -73,11 +73,31 @@ _AT_WORK = Gauge(
     "Answers that hold a slot or a row of the engine, by its own count; not a number: it does not say",
     multiprocess_mode="livesum",
 )
+_TOKENS = Counter(
+    "ekiben_engine_tokens_made", "Tokens of answers; of those that were cancelled, the ones made until then"
+)
 _COUNT_S: Final = 0.5
+
+
+class _Follower:
+    """A counter of what somebody else counts."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._told = 0
+
+    def reach(self, count: int) -> None:
+        """It has become so many."""
+        self._counter.inc(max(0, count - self._told))
+        self._told = max(self._told, count)
+
+
+_tokens = _Follower(_TOKENS)
 
 
 async def count_at_work(model: Countable) -> None:
     """Ask its engine what it has in hand, for whoever reads the metrics next. Bounded in time."""
+    _tokens.reach(model.tokens_made)
     try:
         async with asyncio.timeout(_COUNT_S):
             _AT_WORK.set(await model.answers_at_work())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from ekiben.contract import TextRequest
 from ekiben.contract.text.fan_out import interleave
@@ -18,6 +19,10 @@ from ekiben_llama_cpp.kept import KeptPrompts
 from ekiben_llama_cpp.native import NativeServer
 from ekiben_llama_cpp.tokens import LlamaTokenizer
 from ekiben_llama_cpp.voice import Voice
+
+_WITH_USAGE: Final = b'"usage":{'
+"""Only the last object of an answer has it; within texts its quotes would be escaped."""
+_SILENT: Final = b'"content":null'
 
 
 class Job(Protocol):
@@ -51,6 +56,7 @@ class LlamaModel(LlamaTokenizer):
         self._voice = voice
         self._infill = infill
         self._kept = kept
+        self.tokens_made = 0
 
     async def chat(self, request: TextRequest) -> AsyncGenerator[bytes, None]:
         job = ChatJob(request, self._voice)
@@ -81,8 +87,10 @@ class LlamaModel(LlamaTokenizer):
     async def _answer(self, job: Job, *, stream: bool) -> AsyncGenerator[bytes, None]:
         drafts = [] if stream else [job.draft() for _ in job.asks]
         streams = [self._client.stream(job.path, ask) for ask in job.asks]
+        counted = [0] * len(streams)
         async with aclosing(interleave(streams)) as objects:
             async for index, raw in objects:
+                self._count(counted, index, raw)
                 if stream:
                     for chunk in job.write(index, raw):
                         yield chunk
@@ -93,6 +101,15 @@ class LlamaModel(LlamaTokenizer):
                 yield chunk
         else:
             yield job.merge([draft.answer() for draft in drafts])
+
+    def _count(self, counted: list[int], index: int, raw: bytes) -> None:
+        """An object is a token, until the last one says how many there were."""
+        if _WITH_USAGE in raw:
+            made = int(json.loads(raw)["usage"]["completion_tokens"]) - counted[index]
+        else:
+            made = 0 if _SILENT in raw else 1
+        counted[index] += made
+        self.tokens_made += made
 
     async def _echo(self, prompt: Prompt, body: Mapping[str, Any]) -> str:
         if not body.get("echo"):

@@ -41,6 +41,9 @@ _NONE: Final = -1
 
 
 class _VectorModel(LlamaTokenizer):
+    tokens_made = 0
+    """Vectors are none."""
+
     def __init__(self, server: NativeServer, client: LlamaClient, sizes: Sizes) -> None:
         super().__init__(client, context=sizes.context, messages=None)
         self._server = server

@@ -45,6 +45,7 @@ class TextModel:
         self._batch = batch
         self._prompter = prompter
         self._adapters = adapters
+        self.tokens_made = 0
         self._desk = WorkerThread("prompts")
 
     async def chat(self, request: TextRequest) -> AsyncGenerator[bytes, None]:
@@ -85,8 +86,12 @@ class TextModel:
 
     async def _answer(self, job: Job, *, stream: bool) -> AsyncGenerator[bytes, None]:
         streams = [self._batch.write(writer) for writer in job.writers]
+        counted = [0] * len(streams)
         async with aclosing(interleave(streams)) as pieces:
             async for index, piece in pieces:
+                made = piece.written - counted[index] if piece.finish_reason else 1
+                counted[index] += made
+                self.tokens_made += made
                 if stream:
                     for chunk in job.write(index, piece):
                         yield chunk
