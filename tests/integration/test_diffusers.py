@@ -21,6 +21,7 @@ from diffusers import (
 )
 from PIL import Image
 
+from ekiben.catalog.inspect import look
 from ekiben.contract import (
     Ability,
     DrawRequest,
@@ -466,6 +467,13 @@ async def test_options_that_save_memory_make_the_same_pictures_or_nearly(
     await sparing.unload()
     apart = max(abs(a - b) for a, b in zip(data(spared), data(plain), strict=True))
     assert apart <= 2
+
+
+async def test_a_folder_is_known_for_what_it_is(folder: Path) -> None:
+    finding = look(folder)
+    assert (finding.family, finding.format) == (Family.VISION, "diffusers")
+    assert finding.abilities == {Ability.GENERATE_IMAGE, Ability.EDIT_IMAGE}
+    assert finding.what.startswith("StableDiffusionPipeline")
 
 
 async def test_the_estimate_covers_weights_and_work(folder: Path, tmp_path: Path) -> None:
