@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.command_line import CommandLine, assert_fails
 from tests.mayflies import Mayfly
 from tests.running import Platform, wait_until
 
@@ -106,3 +107,18 @@ def test_a_killed_platform_s_batch_is_gone_on_with(
     batch = ended(platform, batch.id)
     assert answers(platform, batch) == {f"c{number}": f"word{number}" for number in range(30)}
     assert len(fly.loads) == 1
+
+
+def test_on_the_command_line(hatch: Callable[..., Mayfly]) -> None:
+    fly = hatch()
+    run = CommandLine(fly.platform.home)
+    good = begin(fly.platform, [(fly.name, "one"), (fly.name, "two")])
+    bad = begin(fly.platform, [(fly.name, "one"), ("nobody", "two")])
+    assert ended(fly.platform, good.id).status == "completed"
+    assert ended(fly.platform, bad.id).status == "failed"
+    assert [batch["id"] for batch in run.json("batch", "ls")][:2] == [bad.id, good.id]
+    assert "2 of 2" in run("batch", "ls").stdout
+    shown = run("batch", "show", bad.id).stdout
+    assert "line 2" in shown and "model_mismatch" in shown
+    assert_fails(run("batch", "cancel", good.id), "is completed")
+    assert_fails(run("batch", "show", "nobody"), "no batch 'nobody'")

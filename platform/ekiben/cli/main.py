@@ -76,6 +76,7 @@ ekiben.show(
             "stop": LazyCommand("ekiben.cli.lifecycle:stop", "Let a model's requests end and unload it."),
             "run": LazyCommand("ekiben.cli.run:run", "Ask a model, or chat with it."),
             "request": LazyCommand("ekiben.cli.request:request", "List and cancel running requests."),
+            "batch": LazyCommand("ekiben.cli.batch:batch", "List, show and cancel batches."),
             "logs": LazyCommand("ekiben.cli.logs:logs", "Show what a model's replicas have logged."),
         },
         "Engines and Bentos": {
