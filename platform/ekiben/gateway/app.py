@@ -38,7 +38,7 @@ from ekiben.gateway.upstream import Upstreams
 from ekiben.gateway.watchdog import DEFAULT_PATIENCE, Patience, Watchdog
 from ekiben.plugins.dialects import Spoken
 from ekiben.plugins.discovery import Plugins
-from ekiben.settings import LoadedSettings
+from ekiben.settings import LoadedSettings, Settings
 from ekiben.store.batches import BatchStore
 from ekiben.store.blobs import Blobs
 from ekiben.store.files import FileStore
@@ -98,12 +98,9 @@ class Gateway:
         )
         api = Api(fleet=fleet, catalog=catalog, plugins=plugins, settings=settings, explain=explain)
         kept = None if pictures is None else Pictures(pictures, public_url=values.public_url)
+        limit = values.max_body_bytes
         inference = Inference(
-            catalog=catalog,
-            proxy=proxy,
-            max_body_bytes=values.max_body_bytes,
-            spoken=spoken,
-            pictures=kept,
+            catalog=catalog, proxy=proxy, max_body_bytes=limit, spoken=spoken, pictures=kept
         )
         self._responses = Responses(
             store=responses,
@@ -111,28 +108,14 @@ class Gateway:
             proxy=proxy,
             serve=self._serve,
             clock=clock,
-            max_body_bytes=values.max_body_bytes,
+            max_body_bytes=limit,
             beat_s=values.heartbeat_s,
             days=values.responses_days,
         )
-        self._library = Library(
-            files,
-            Blobs(values.home / "files"),
-            room=Room(file_bytes=values.max_file_bytes, all_bytes=values.max_files_bytes),
-            clock=clock,
-        )
-        self._batches = Batches(
-            Means(
-                store=batches,
-                library=self._library,
-                serve=self._serve,
-                dispatch=self._run_errand,
-                clock=clock,
-                pace=pace or Pace(concurrency=values.batch_concurrency),
-            ),
-            catalog=catalog,
-            entries=[*INFERENCE, *dialect_entries(spoken)],
-        )
+        self._library = _library(files, values, clock)
+        means = self._means(batches, pace or Pace(concurrency=values.batch_concurrency))
+        entries = [*INFERENCE, *dialect_entries(spoken)]
+        self._batches = Batches(means, catalog=catalog, entries=entries)
         self._pruning: asyncio.Task[None] | None = None
         self._manners = {route.path: manner_of(voice) for voice in spoken for route in voice.routes}
         self.router = Router(
@@ -148,11 +131,18 @@ class Gateway:
                 *Aliases(catalog).routes(),
                 *Requests(self._watchdog.exchanges).routes(),
                 *self._feed.routes(),
-                Route("GET", "/metrics", self._show_metrics),
-                Route("GET", "/livez", self._livez, open=True),
-                Route("GET", "/readyz", self._readyz, open=True),
-                Route("GET", "/", self._welcome),
+                *self._own_routes(),
             ]
+        )
+
+    def _means(self, store: BatchStore, pace: Pace) -> Means:
+        return Means(
+            store=store,
+            library=self._library,
+            serve=self._serve,
+            dispatch=self._run_errand,
+            clock=self._clock,
+            pace=pace,
         )
 
     async def startup(self) -> None:
@@ -316,6 +306,14 @@ class Gateway:
 
     # Small routes
 
+    def _own_routes(self) -> list[Route]:
+        return [
+            Route("GET", "/metrics", self._show_metrics),
+            Route("GET", "/livez", self._livez, open=True),
+            Route("GET", "/readyz", self._readyz, open=True),
+            Route("GET", "/", self._welcome),
+        ]
+
     async def _livez(self, exchange: Exchange, _: str) -> None:
         await exchange.answer(json_answer({"status": "alive"}))
 
@@ -332,3 +330,8 @@ class Gateway:
         routes = sorted({f"{route.method} {route.path}" for route in self.router.routes})
         value = {"name": "ekiben", "version": __version__, "openai": "/v1", "api": "/api", "routes": routes}
         await exchange.answer(json_answer(value))
+
+
+def _library(files: FileStore, settings: Settings, clock: Clock) -> Library:
+    room = Room(file_bytes=settings.max_file_bytes, all_bytes=settings.max_files_bytes)
+    return Library(files, Blobs(settings.home / "files"), room=room, clock=clock)
