@@ -26,8 +26,9 @@ from ekiben.contract import (
     UnsupportedParameter,
     testing,
 )
+from ekiben.runtime.recognition import ROUTES
 from tests.digits.words import tokenizer
-from tests.replica_routes import load_folder
+from tests.replica_routes import client, load_folder
 
 SIDE = 32
 
@@ -206,6 +207,21 @@ async def test_words_are_chosen_as_the_library_does(chooser: Path, tmp_path: Pat
         batching.items(ClassifyRequest(image=png(pictures[0])))
     assert caught.value.param == "labels"
     await loaded.unload()
+
+
+async def test_the_routes_are_answered_by_them(classifier: Path, detector: Path, tmp_path: Path) -> None:
+    for ability, folder, path in (
+        (Ability.CLASSIFY, classifier, "/v1/images/classify"),
+        (Ability.DETECT, detector, "/v1/images/detect"),
+    ):
+        loaded = await load_folder(spec(ability), folder, tmp_path)
+        async with client(spec(ability), loaded, ROUTES) as http:
+            form = {"model": "sees"} | ({"threshold": "0"} if ability is Ability.DETECT else {"top_k": "2"})
+            answer = await http.post(path, data=form, files={"image": png(picture(1))})
+        await loaded.unload()
+        body = answer.json()
+        assert answer.status_code == 200, body
+        assert len(body["labels"]) == 2 if ability is Ability.CLASSIFY else len(body["objects"]) == 7
 
 
 async def test_a_pass_ends_between_two_layers_once_nobody_waits(classifier: Path, tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from ekiben.catalog.specs import resolve_model
-from ekiben.contract import EngineError, InvalidRequest, LoadFailed, OcrLine, OcrRequest
+from ekiben.contract import Ability, EngineError, InvalidRequest, LoadFailed, OcrLine, OcrRequest
 from ekiben.plugins.discovery import discover
+from ekiben.runtime.batching.fronts import Fronts
 from ekiben.runtime.ocr import ROUTES
 from tests.replica_routes import Weights, client, load, load_folder
 
@@ -50,6 +51,16 @@ async def reader(weights: Weights, tmp_path: Path) -> AsyncIterator[Any]:
     _, loaded = await load(NAME, weights, tmp_path)
     yield loaded
     await loaded.unload()
+
+
+def asked(reader: Any) -> Any:
+    """What the runtime asks a loaded reader through."""
+    return Fronts(reader).able(Ability.READ_TEXT)
+
+
+def models(reader: Any) -> Any:
+    """The library's side of a loaded reader."""
+    return reader.batching[Ability.READ_TEXT]._reader
 
 
 async def post(reader: Any, image: bytes) -> dict[str, Any]:
@@ -116,7 +127,7 @@ async def test_lines_on_their_head_are_turned(reader: Any) -> None:
 
 async def test_boxes_of_a_picture_that_is_read_smaller(weights: Weights, tmp_path: Path) -> None:
     _, coarse = await load(NAME, weights, tmp_path, max_side=420)
-    page = await coarse.read_text(OcrRequest(image=png(sign().resize((1260, 690)))))
+    page = await asked(coarse).read_text(OcrRequest(image=png(sign().resize((1260, 690)))))
     await coarse.unload()
     assert (page.width, page.height) == (1260, 690)
     assert [without_spaces(line.text) for line in page.lines] == [without_spaces(line) for line in SIGN]
@@ -138,7 +149,7 @@ async def test_a_picture_without_text_has_no_lines(reader: Any) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2500), (2500, 1), (40, 2500), (6_000_000, 1), (4000, 4000)])
 async def test_strips_cost_no_more_than_pages(reader: Any, size: tuple[int, int]) -> None:
-    detector = reader._reader._sessions[0]
+    detector = models(reader)._sessions[0]
     pixels: list[int] = []
 
     def stop(_: Any, feed: dict[str, Any]) -> None:
@@ -147,7 +158,7 @@ async def test_strips_cost_no_more_than_pages(reader: Any, size: tuple[int, int]
 
     detector.run = stop
     with pytest.raises(EngineError):
-        await reader.read_text(OcrRequest(image=png(Image.new("RGB", size, "white"))))
+        await asked(reader).read_text(OcrRequest(image=png(Image.new("RGB", size, "white"))))
     assert pixels
     assert max(pixels) <= 2048**2
 
@@ -169,23 +180,23 @@ async def test_requests_at_once_keep_their_own_words(reader: Any) -> None:
 async def test_cancelling_ends_the_work(reader: Any) -> None:
     loop = asyncio.get_running_loop()
     started, ended = asyncio.Event(), asyncio.Event()
-    read = reader._reader.read
+    read = models(reader).read
     outcomes: list[object] = []
 
-    def noted(image: bytes, reading: Any) -> Any:
+    def noted(page: Any, reading: Any) -> Any:
         loop.call_soon_threadsafe(started.set)
         try:
-            outcomes.append(page := read(image, reading))
+            outcomes.append(found := read(page, reading))
         except EngineError as error:
             outcomes.append(error)
             raise
         finally:
             loop.call_soon_threadsafe(ended.set)
-        return page
+        return found
 
-    reader._reader.read = noted
+    models(reader).read = noted
     full = sign(tuple(f"line {n} of a page " * 5 for n in range(28)), (2000, 2000))
-    page = asyncio.create_task(reader.read_text(OcrRequest(image=png(full))))
+    page = asyncio.create_task(asked(reader).read_text(OcrRequest(image=png(full))))
     await started.wait()
     await asyncio.sleep(0.3)  # into the detector, which takes seconds
     page.cancel()
@@ -193,19 +204,19 @@ async def test_cancelling_ends_the_work(reader: Any) -> None:
         await page
     await ended.wait()
     assert [type(outcome) for outcome in outcomes] == [EngineError]
-    assert len((await reader.read_text(OcrRequest(image=png(sign(SIGN[:1], (240, 90)))))).lines) == 1
+    assert len((await asked(reader).read_text(OcrRequest(image=png(sign(SIGN[:1], (240, 90)))))).lines) == 1
 
 
 @pytest.mark.parametrize("image", [b"", b"GIF89a", png(Image.new("RGB", (90, 90)))[:60]])
 async def test_broken_pictures_are_the_clients_fault(reader: Any, image: bytes) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        await reader.read_text(OcrRequest(image=image))
+        await asked(reader).read_text(OcrRequest(image=image))
     assert caught.value.param == "image"
 
 
 async def test_options(weights: Weights, tmp_path: Path) -> None:
     _, strict = await load(NAME, weights, tmp_path, min_score=1.0, max_side=640, upside_down=False)
-    page = await strict.read_text(OcrRequest(image=png(sign())))
+    page = await asked(strict).read_text(OcrRequest(image=png(sign())))
     assert (page.width, page.height, list(page.lines)) == (420, 230, [])
     await strict.unload()
 
@@ -218,7 +229,7 @@ async def test_nothing_is_fetched_and_nothing_logged(
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     _, loaded = await load(NAME, weights, tmp_path)
-    page = await loaded.read_text(OcrRequest(image=png(sign())))
+    page = await asked(loaded).read_text(OcrRequest(image=png(sign())))
     assert len(page.lines) == 3
     await loaded.unload()
     assert capfd.readouterr() == ("", "")

@@ -44,8 +44,11 @@ class RapidOcr:
 
     async def load(self, request: LoadRequest) -> LoadedModel:
         files = find_files(request.weights)
-        worker = WorkerThread("rapidocr")
-        return await worker.run(_open, files, request, worker)
+        loader = WorkerThread("load")
+        try:
+            return await loader.run(_open, files, request)
+        finally:
+            loader.close()
 
 
 def find_files(folder: Path) -> OcrFiles:
@@ -68,8 +71,8 @@ def _only(folder: Path, task: str) -> Path | None:
     return found[0] if found else None
 
 
-def _open(files: OcrFiles, request: LoadRequest, worker: WorkerThread) -> LoadedModel:
-    """On the worker, since the imports alone take a second."""
+def _open(files: OcrFiles, request: LoadRequest) -> LoadedModel:
+    """On a thread, since the imports alone take a second."""
     from ekiben_rapidocr.reader import LoadedReader, PageReader
 
     reader = PageReader(
@@ -80,4 +83,4 @@ def _open(files: OcrFiles, request: LoadRequest, worker: WorkerThread) -> Loaded
         upside_down=bool(request.options["upside_down"]),
     )
     request.report(1.0)
-    return LoadedReader(reader, worker)
+    return LoadedReader(reader)

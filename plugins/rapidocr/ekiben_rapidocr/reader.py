@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,8 +16,19 @@ from omegaconf import flag_override
 from PIL import Image
 from rapidocr import RapidOCR
 
-from ekiben.contract import EngineError, InvalidRequest, LoadFailed, OcrLine, OcrPage, OcrRequest
-from ekiben.contract.threads import WorkerThread
+from ekiben.contract import (
+    Ability,
+    Batching,
+    EngineError,
+    GivenUp,
+    InvalidRequest,
+    Item,
+    LoadFailed,
+    OcrLine,
+    OcrPage,
+    OcrRequest,
+    Run,
+)
 from ekiben_rapidocr.engine import OcrFiles
 from ekiben_rapidocr.layout import in_reading_order
 
@@ -21,6 +36,17 @@ MIN_SIDE: Final = 300
 MAX_ASPECT: Final = 4
 """The detector enlarges pictures until their short side has 736 pixels: letters of a small or thin one would
 grow out of its sight, and a strip to gigabytes. So such pictures get a margin instead."""
+LOOK_EVERY_S: Final = 0.1
+"""So often is it looked whether anybody still waits for the page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A picture as it is read."""
+
+    picture: Image.Image
+    size: tuple[int, int]
+    """Of the picture as it was sent."""
 
 
 class Reading:
@@ -77,35 +103,89 @@ class PageReader:
         self._sessions = tuple(sessions.values())
         self._max_side = max_side
 
-    def read(self, image: bytes, reading: Reading) -> OcrPage:
-        """All lines of the page. Raises InvalidRequest and EngineError."""
+    def page(self, image: bytes) -> Page:
+        """Made ready for `read`. May run beside it. Raises InvalidRequest."""
         picture = _decode(image)
+        return Page(_with_margin(_within(picture, self._max_side)), picture.size)
+
+    def read(self, page: Page, reading: Reading) -> OcrPage:
+        """All lines of the page. Raises EngineError."""
         for session in self._sessions:
             session.reading = reading
         try:
-            found = self._ocr(_with_margin(_within(picture, self._max_side)))
+            found = self._ocr(page.picture)
         except Exception as error:
             raise EngineError(f"rapidocr could not read the picture: {type(error).__name__}") from error
-        return _page(picture.size, found, scale=max(1.0, max(picture.size) / self._max_side))
+        return _page(page.size, found, scale=max(1.0, max(page.size) / self._max_side))
+
+
+class PageBatching:
+    """One page at a time, each with all threads; the next one is made ready meanwhile.
+
+    Lines of several pages in one batch would be padded to the longest and read a little differently: what
+    a page says must not depend on who else has one.
+    """
+
+    max_items = 1
+    max_length: int | None = None
+
+    def __init__(self, reader: PageReader) -> None:
+        self._reader = reader
+
+    def items(self, request: OcrRequest) -> list[Item[Page]]:
+        return [Item(self._reader.page(request.image))]
+
+    def prepare(self, values: Sequence[Page]) -> Page:
+        return values[0]
+
+    def compute(self, prepared: Page, run: Run) -> list[OcrPage]:
+        reading = Reading()
+        try:
+            with _stopped_when_unwanted(reading, run):
+                return [self._reader.read(prepared, reading)]
+        except EngineError:
+            if not run.wanted:
+                raise GivenUp from None
+            raise
+
+    def answer(self, request: OcrRequest, results: Sequence[OcrPage]) -> OcrPage:
+        return results[0]
 
 
 class LoadedReader:
-    """The LoadedModel."""
+    """The LoadedModel. The runtime's batcher asks it."""
 
-    def __init__(self, reader: PageReader, worker: WorkerThread) -> None:
-        self._reader = reader
-        self._worker = worker
+    def __init__(self, reader: PageReader) -> None:
+        self._batching: dict[Ability, Batching[Any, Any, Any, Any]] = {
+            Ability.READ_TEXT: PageBatching(reader)
+        }
 
-    async def read_text(self, request: OcrRequest) -> OcrPage:
-        """Pages are read one after the other, each with all threads."""
-        reading = Reading()
-        try:
-            return await self._worker.run(self._reader.read, request.image, reading)
-        finally:
-            reading.stop()
+    @property
+    def batching(self) -> Mapping[Ability, Batching[Any, Any, Any, Any]]:
+        return self._batching
 
     async def unload(self) -> None:
-        self._worker.close()
+        self._batching.clear()
+
+
+@contextmanager
+def _stopped_when_unwanted(reading: Reading, run: Run) -> Iterator[None]:
+    """The library's call looks at nothing by itself, so a thread looks beside it."""
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(LOOK_EVERY_S):
+            if not run.wanted:
+                reading.stop()
+                return
+
+    watcher = threading.Thread(target=look, name="rapidocr-watch", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
 
 
 def _session(path: Path, *, threads: int) -> _Session:
