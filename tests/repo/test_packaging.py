@@ -70,6 +70,8 @@ def test_wheel_holds_plugins_manifests_bentos_and_data(tmp_path: Path) -> None:
     for family in ("llm", "embedding", "audio", "vision"):
         assert {f"ekiben/bentos/{family}/service.py", f"ekiben/bentos/{family}/bentofile.yaml"} <= names
     assert [name for name in names if name.startswith("ekiben/catalog/builtin/") and name.endswith(".yaml")]
+    digits = [name for name in names if name.startswith("ekiben/catalog/builtin/digits-diffusion/")]
+    assert {Path(name).suffix for name in digits} == {".json", ".safetensors"}
     assert [name for name in names if name.startswith("ekiben/store/migrations/")]
     assert "ekiben/py.typed" in names
     assert not [name for name in names if name.startswith(("tests/", "platform/"))]

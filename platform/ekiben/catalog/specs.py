@@ -95,7 +95,7 @@ def load_spec_files(path: Path, *, plugins: Plugins) -> list[ModelSpec]:
 
 
 def builtin_specs(plugins: Plugins) -> list[ModelSpec]:
-    """The specs that come with the platform, by name.
+    """The specs that come with the platform, by name; relative paths of weights count from their folder.
 
     They are not held against `plugins`: a plugin that somebody broke must not take the catalog along.
     `spec_problems` says what is wrong with one of them.
@@ -105,7 +105,7 @@ def builtin_specs(plugins: Plugins) -> list[ModelSpec]:
     for entry in folder.iterdir():
         if entry.name.endswith(".yaml"):
             document = read_document(entry.read_text(encoding="utf-8"), filename=entry.name)
-            specs += _shaped(document)
+            specs += [_anchored(spec, Path(str(folder))) for spec in _shaped(document)]
     return sorted(specs, key=lambda spec: spec.name)
 
 
