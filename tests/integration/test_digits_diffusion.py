@@ -17,13 +17,16 @@ from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from sklearn.svm import SVC  # type: ignore[import-untyped]
 
 from ekiben.catalog.specs import resolve_model
-from ekiben.contract import DrawRequest, Picture
-from ekiben.plugins.discovery import discover
+from ekiben.contract import DrawRequest, Picture, testing
+from ekiben.plugins.discovery import discover, load_object
 from ekiben.runtime.drawing import ROUTES
 from tests.digits.words import NAMES
-from tests.replica_routes import Weights, client, load
+from tests.replica_routes import client
 
 NAME = "digits-diffusion"
+PLUGINS = discover()
+SPEC = resolve_model(NAME, plugins=PLUGINS)
+FOLDER = Path(SPEC.variants[0].source.parameters["path"])
 STEPS = 8
 GUIDANCE = 3.0
 MAX_BYTES = 4_000_000
@@ -41,10 +44,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
-def folder() -> Path:
-    (variant,) = resolve_model(NAME, plugins=discover()).variants
-    return Path(variant.source.parameters["path"])
+async def opened(scratch: Path) -> Any:
+    """The model, with one thread and as many pictures at once as there may be."""
+    plugin = PLUGINS.engines()["diffusers"]
+    assert plugin.manifest.engine is not None
+    options = plugin.manifest.engine.defaults() | {"max_batch": 64, "steps": STEPS, "guidance": GUIDANCE}
+    engine: Any = load_object(plugin)
+    return await engine.load(testing.load_request(SPEC, FOLDER, scratch=scratch, options=options, threads=1))
 
 
 @pytest.fixture(scope="module")
@@ -88,18 +94,18 @@ def drawn(model: Any, requests: Sequence[DrawRequest]) -> list[Image.Image]:
     ]
 
 
-async def test_it_is_small_and_in_the_library_s_own_classes(folder: Path) -> None:
-    files = [path for path in folder.rglob("*") if path.is_file()]
+async def test_it_is_small_and_in_the_library_s_own_classes() -> None:
+    files = [path for path in FOLDER.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".json", ".safetensors"}
     assert sum(path.stat().st_size for path in files) <= MAX_BYTES
-    pipeline = AutoPipelineForText2Image.from_pretrained(folder, local_files_only=True)
+    pipeline = AutoPipelineForText2Image.from_pretrained(FOLDER, local_files_only=True)
     assert type(pipeline).__name__ == "StableDiffusionPipeline"
 
 
 async def test_ninety_of_a_hundred_pictures_are_read_as_what_was_asked_for(
-    weights: Weights, tmp_path: Path, reader: SVC
+    tmp_path: Path, reader: SVC
 ) -> None:
-    _, model = await load(NAME, weights, tmp_path, max_batch=64)
+    model = await opened(tmp_path)
     requests = [
         DrawRequest(prompt=f"a handwritten {name}", n=10, seed=100 * digit, steps=STEPS, guidance=GUIDANCE)
         for digit, name in enumerate(NAMES)
@@ -115,8 +121,8 @@ async def test_ninety_of_a_hundred_pictures_are_read_as_what_was_asked_for(
     await model.unload()
 
 
-async def test_other_words_for_the_same(weights: Weights, tmp_path: Path, reader: SVC) -> None:
-    _, model = await load(NAME, weights, tmp_path, max_batch=64)
+async def test_other_words_for_the_same(tmp_path: Path, reader: SVC) -> None:
+    model = await opened(tmp_path)
     prompts = ("7", "the digit 3", "A Picture of the Number Five", "zero")
     asked = [DrawRequest(prompt=text, n=5, seed=5, steps=STEPS, guidance=GUIDANCE) for text in prompts]
     digits = read(reader, drawn(model, asked))
@@ -125,9 +131,9 @@ async def test_other_words_for_the_same(weights: Weights, tmp_path: Path, reader
     await model.unload()
 
 
-async def test_asked_for_and_changed_over_the_api(weights: Weights, tmp_path: Path, reader: SVC) -> None:
-    spec, model = await load(NAME, weights, tmp_path, max_batch=64, steps=STEPS, guidance=GUIDANCE)
-    async with client(spec, model, ROUTES) as http:
+async def test_asked_for_and_changed_over_the_api(tmp_path: Path, reader: SVC) -> None:
+    model = await opened(tmp_path)
+    async with client(SPEC, model, ROUTES) as http:
         body = {"model": NAME, "prompt": "a handwritten three", "n": 4, "seed": 1}
         made = await http.post("/v1/images/generations", json=body)
         assert made.status_code == 200, made.text

@@ -19,7 +19,14 @@ from ekiben.store.database import Database, sqlite_url
 from ekiben.store.models import ModelStore
 
 PLUGINS = discover()
-BUILTIN = ["all-minilm-l6-v2", "piper-en-us-joe", "pp-ocr-v6", "smollm2-135m-instruct", "whisper-base"]
+BUILTIN = [
+    "all-minilm-l6-v2",
+    "digits-diffusion",
+    "piper-en-us-joe",
+    "pp-ocr-v6",
+    "smollm2-135m-instruct",
+    "whisper-base",
+]
 ALIAS = "sentence-transformers/all-MiniLM-L6-v2"
 
 
