@@ -101,7 +101,7 @@ async def test_one_item_does_not_wait_behind_many() -> None:
     await batcher.close()
 
 
-async def test_a_bad_item_fails_alone(batcher: Batcher) -> None:
+async def test_a_bad_item_fails_alone(batcher: Batcher, seen: Seen) -> None:
     batching = Shouting(held=True, max_items=8)
     shout = lane(batching)
     tasks = [ask(batcher, shout, "a")]
@@ -113,6 +113,7 @@ async def test_a_bad_item_fails_alone(batcher: Batcher) -> None:
     assert [it for it in done if not isinstance(it, Exception)] == [["A"], ["B"], ["C"], ["D"], ["E"], ["F"]]
     (error,) = [it for it in done if isinstance(it, Exception)]
     assert isinstance(error, EngineError) and "ValueError" in error.message
+    assert Reason.RETRY in {choice.reason for choice in seen.choices}
 
 
 async def test_what_the_client_can_mend_is_told_as_it_is(batcher: Batcher) -> None:

@@ -245,6 +245,7 @@ class Batcher:
             self._wake.clear()
             while self._retries:
                 if (batch := self._retries.popleft()).wanted:
+                    self._note(batch, Choice([(0, queued) for _, queued in batch.picks], Reason.RETRY))
                     return batch
             now_s = self._clock.monotonic()
             jobs = [job for job in self._jobs if job.waiting and job.outlet.qsize() < self._most(job)]
@@ -297,9 +298,13 @@ class Batcher:
             job.take(queued, now_s=now_s)
         if lingered and choice.reason is Reason.ALL:
             choice = Choice(choice.picks, Reason.LINGERED)
+        batch = Batch(lane, picks)
+        self._note(batch, choice)
+        return batch
+
+    def _note(self, batch: Batch, choice: Choice) -> None:
         if self._watch is not None:
-            self._watch.left(lane.name, choice)
-        return Batch(lane, picks)
+            self._watch.left(batch.lane.name, choice)
 
     async def _prepare(self, batch: Batch) -> bool:
         """Whether there is something to compute."""
