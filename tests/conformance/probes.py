@@ -117,7 +117,7 @@ _CHAT: Final[dict[str, Probe]] = _SAMPLING | {
     "parallel_tool_calls": Probe(
         False,
         lambda a, b: len(a["choices"][0]["message"]["tool_calls"]) == 1,
-        given={"tools": _TOOLS, "tool_choice": "required"},
+        given={"tools": _TOOLS, "tool_choice": "required", "max_tokens": 64},
     ),
     "prediction": Probe({"type": "content", "content": "apple"}),
     "prompt_cache_key": HINT,
@@ -132,7 +132,9 @@ _CHAT: Final[dict[str, Probe]] = _SAMPLING | {
     "safety_identifier": HINT,
     "service_tier": Probe("flex"),
     "store": Probe(True),
-    "tool_choice": Probe("required", _calls, given={"tools": _TOOLS}),
+    "tool_choice": Probe(
+        "required", _calls, given={"tools": _TOOLS, "tool_choice": "none", "max_tokens": 64}
+    ),
     "tools": Probe(_TOOLS, _reads_more),
     "top_logprobs": Probe(
         3,
@@ -194,7 +196,11 @@ _RESPONSES: Final[dict[str, Probe]] = {
         _is_json,
         given={"max_output_tokens": 64},
     ),
-    "tool_choice": Probe("required", _calls, given={"tools": _RESPONSE_TOOLS}),
+    "tool_choice": Probe(
+        "required",
+        _calls,
+        given={"tools": _RESPONSE_TOOLS, "tool_choice": "none", "max_output_tokens": 64},
+    ),
     "tools": Probe(_RESPONSE_TOOLS, _reads_more),
     "top_logprobs": Probe(
         2,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,17 @@ from tests.running import Platform
 
 EMBEDDER = "all-minilm-l6-v2"
 PAGE = Path(__file__).parents[2] / "platform" / "PARAMETERS.md"
+WANTED = "[ab]{4}"
+GRAMMARS: dict[str, Any] = {
+    "grammar": "root ::= [ab] [ab] [ab] [ab]",
+    "guided_choice": ["abab", "baba"],
+    "guided_grammar": 'root ::= "abab"',
+    "guided_regex": WANTED,
+    "json_schema": {"type": "string", "pattern": WANTED},
+    "regex": WANTED,
+    "structured_outputs": {"regex": WANTED},
+}
+"""As vLLM, SGLang and llama.cpp's own server take them."""
 TEXT = [endpoint for endpoint in ENDPOINTS if endpoint.path != "/v1/embeddings"]
 
 
@@ -52,6 +64,18 @@ def test_parameters_of_text(
     page.compare(endpoint.path, engine, found, writes=bool(os.environ.get("EKIBEN_TEST_WRITE")))
 
 
+@pytest.mark.parametrize("engine", LESS_OFTEN)
+def test_grammars_of_other_servers_are_kept_to_or_refused_by_name(platform: Platform, engine: str) -> None:
+    (endpoint,) = (endpoint for endpoint in TEXT if endpoint.path == "/v1/chat/completions")
+    asker = _Asker(platform, endpoint, model_on(platform, engine))
+    for name, value in GRAMMARS.items():
+        status, answer = asker.ask({**asker.base, "max_tokens": 16, name: value})
+        if status == 400:
+            assert answer["error"]["param"].partition(".")[0] == name, answer
+        else:
+            assert re.fullmatch(WANTED, answer["choices"][0]["message"]["content"]), (name, answer)
+
+
 def test_parameters_of_embeddings(platform: Platform, page: ParametersPage) -> None:
     (endpoint,) = (endpoint for endpoint in ENDPOINTS if endpoint not in TEXT)
     found = _outcomes(platform, endpoint, EMBEDDER)
@@ -73,12 +97,12 @@ class _Asker:
 
     def __init__(self, platform: Platform, endpoint: Endpoint, model: str) -> None:
         self._url = platform.url + endpoint.path
-        self._base = {"model": model, **endpoint.base}
+        self.base = {"model": model, **endpoint.base}
         self._without: dict[str, tuple[int, Any]] = {}
 
     def outcome(self, name: str, probe: Probe) -> str:
         field = name.partition(".")[0]
-        status, answer = self._ask({**self._base, **probe.given, field: probe.value})
+        status, answer = self.ask({**self.base, **probe.given, field: probe.value})
         if status == 400:
             param = answer["error"]["param"] or ""
             named = param == name or param.startswith((f"{name}.", f"{field}."))
@@ -89,17 +113,17 @@ class _Asker:
             return "hint"
         if probe.effect is None:
             return "! accepted, and nothing is known that it could do"
-        without = self._ask_once({**self._base, **probe.given})
+        without = self._ask_once({**self.base, **probe.given})
         assert without[0] == 200, without
         return "honoured" if probe.effect(answer, without[1]) else "! dropped"
 
     def _ask_once(self, body: Mapping[str, Any]) -> tuple[int, Any]:
         key = json.dumps(body)
         if key not in self._without:
-            self._without[key] = self._ask(body)
+            self._without[key] = self.ask(body)
         return self._without[key]
 
-    def _ask(self, body: Mapping[str, Any]) -> tuple[int, Any]:
+    def ask(self, body: Mapping[str, Any]) -> tuple[int, Any]:
         request = urllib.request.Request(
             self._url, json.dumps(body).encode(), {"content-type": "application/json"}
         )

@@ -161,6 +161,17 @@ def test_calls_that_must_be_made_follow_their_schema() -> None:
     assert "strict" not in chat(tools=[WEATHER])["tools"][0]["function"]
 
 
+def test_tools_that_the_template_does_not_know_are_refused_unless_they_must_be_called() -> None:
+    body = {"model": "m", "messages": [USER], "tools": [WEATHER]}
+    known = formats.knowledge("{{ messages }}")
+    with pytest.raises(UnsupportedParameter) as caught:
+        chat_fields(body, known=known)
+    assert caught.value.param == "tools"
+    for choice in ("required", "none"):
+        assert chat_fields(body | {"tool_choice": choice}, known=known)["tool_choice"] == choice
+    assert chat_fields(body, known=formats.knowledge("{{ tools }}"))["tools"] == [WEATHER]
+
+
 def test_allowed_tools_are_the_only_ones() -> None:
     allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "weather"}}]}
     fields = chat(tools=[WEATHER, CLOCK], tool_choice={"type": "allowed_tools", "allowed_tools": allowed})

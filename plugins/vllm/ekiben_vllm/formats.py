@@ -52,10 +52,14 @@ class Knowledge:
     """`reasoning_effort`."""
     developer: bool
     """Messages of the role `developer`; to others they come from `system`, as they did before."""
+    tools: bool
+    """What tools there are; others call only where they must, and never learn what for."""
 
 
 def knowledge(template: str) -> Knowledge:
     """Of the model with this template."""
     return Knowledge(
-        effort=any(mark in template for mark in _EFFORT_MARKS), developer="developer" in template
+        effort=any(mark in template for mark in _EFFORT_MARKS),
+        developer="developer" in template,
+        tools=not template or "tools" in template,  # without one vLLM renders in ways of its own
     )

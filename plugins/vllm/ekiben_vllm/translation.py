@@ -82,7 +82,8 @@ def chat_fields(body: Mapping[str, Any], *, known: Knowledge) -> dict[str, Any]:
         _check_media(message, content)
     if not known.developer:
         fields["messages"] = [_from_system(message) for message in fields["messages"]]
-    return fields | _sampled(fields) | _stream_fields(body) | _tool_fields(body) | _constraint_fields(body)
+    fields |= _sampled(fields) | _stream_fields(body)
+    return fields | _tool_fields(body, known) | _constraint_fields(body)
 
 
 def completion_fields(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,11 +108,17 @@ def _stream_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     return {"stream": True, "stream_options": {"include_usage": True}}
 
 
-def _tool_fields(body: Mapping[str, Any]) -> dict[str, Any]:
-    """vLLM knows neither allowed tools nor empty lists of them."""
+def _tool_fields(body: Mapping[str, Any], known: Knowledge) -> dict[str, Any]:
+    """vLLM knows neither allowed tools nor empty lists of them, and drops what a template does not know."""
     plan = plan_tools(body)
     if not plan.fields:
         return {}
+    if not plan.must_call and plan.fields["tool_choice"] != "none" and not known.tools:
+        raise UnsupportedParameter(
+            "'tools' cannot be honoured by this model, whose template does not know them: "
+            "demand a call with 'tool_choice', or give the spec another template",
+            param="tools",
+        )
     choice = body.get("tool_choice")
     named = isinstance(choice, Mapping) and choice["type"] == "function"
     tools = body["tools"] if named else plan.fields["tools"]
