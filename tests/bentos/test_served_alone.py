@@ -79,6 +79,10 @@ def test_embedding(serve_model: Callable[[str, str], Served]) -> None:
     native = served.post("/embed", json={"texts": ["a train"]}).json()
     assert native[0] == pytest.approx(train, abs=1e-4)
     assert served.post("/embed", json={"texts": []}).status_code == 400
+    refused = served.post("/rerank", json={"query": "a train", "documents": ["a locomotive"]})
+    assert refused.status_code == 400 and "cannot rerank" in refused.text
+    refused = served.post("/moderate", json={"texts": ["a train"]})
+    assert refused.status_code == 400 and "cannot moderate" in refused.text
 
 
 def test_audio(serve_model: Callable[[str, str], Served], tmp_path: Path) -> None:
