@@ -17,7 +17,8 @@ from typing import Any
 from ekiben.catalog.specs import resolve_model
 from ekiben.contract.abilities import EmbedRequest, OcrRequest, SpeakRequest, TextRequest, TranscribeRequest
 from ekiben.contract.engine import LoadRequest
-from ekiben.contract.testing import blank_png
+from ekiben.contract.model import Ability
+from ekiben.contract.testing import able, blank_png
 from ekiben.plugins.discovery import discover
 from ekiben.runtime.host import Assignment, prepare_load
 
@@ -44,14 +45,15 @@ async def _work(model: Any, request: LoadRequest) -> None:
         await _exhaust(model.chat(ask))
     elif hasattr(model, "embed"):
         await model.embed(EmbedRequest(inputs=[WORDS * 40] * 32))
-    elif hasattr(model, "transcribe"):
+    elif Ability.TRANSCRIBE in request.model.abilities:
         audio = request.scratch / "silence.wav"
         with wave.open(str(audio), "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(16000)
-            file.writeframes(bytes(2 * 16000 * 5))
-        answer = await model.transcribe(TranscribeRequest(audio=audio, language="en"))
+            file.writeframes(bytes(2 * 16000 * 115))
+        hears = able(model, Ability.TRANSCRIBE)
+        answer = await hears.transcribe(TranscribeRequest(audio=audio, language="en"))
         await _exhaust(answer.segments)
     elif hasattr(model, "speak"):
         await _exhaust(model.speak(SpeakRequest(text=WORDS * 8, voice=model.voices[0])))

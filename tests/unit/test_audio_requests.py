@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import wave
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from openai.types.audio import (
+    TranscriptionTextDoneEvent,
     speech_create_params,
     transcription_create_params,
     translation_create_params,
 )
 
-from ekiben.contract.abilities import AudioChunk, TranscriptSegment
+from ekiben.contract.abilities import AudioChunk, Transcription, TranscriptSegment, VoiceActivity
 from ekiben.errors import InvalidRequest, UnsupportedParameter
 from ekiben.runtime.form import Form, Upload
 from ekiben.runtime.languages import LANGUAGE_NAMES, language_name
@@ -70,7 +72,17 @@ def test_granularities_with_and_without_brackets(name: str) -> None:
             "timestamp_granularities",
         ),
         ({"include[]": "logprobs"}, "include"),
-        ({"chunking_strategy[type]": "server_vad"}, "chunking_strategy"),
+        ({"chunking_strategy": "never"}, "chunking_strategy"),
+        ({"chunking_strategy": "[]"}, "chunking_strategy"),
+        ({"chunking_strategy": '{"type": "client_vad"}'}, "chunking_strategy"),
+        ({"chunking_strategy": '{"type": "server_vad", "speed": 2}'}, "chunking_strategy"),
+        ({"chunking_strategy": '{"type": "server_vad", "threshold": true}'}, "chunking_strategy"),
+        ({"chunking_strategy[threshold]": "0.5"}, "chunking_strategy"),
+        ({"chunking_strategy[type]": "server_vad", "chunking_strategy[threshold]": "2"}, "chunking_strategy"),
+        (
+            {"chunking_strategy[type]": "server_vad", "chunking_strategy[silence_duration_ms]": "long"},
+            "chunking_strategy",
+        ),
         ({"known_speaker_names[]": "Anna"}, "known_speaker_names"),
         ({"keywords[]": "Ekiben"}, "keywords"),
         ({"colour": "red"}, "colour"),
@@ -89,7 +101,23 @@ def test_known_fields_that_no_engine_honours_are_said_to_be_unsupported() -> Non
 
 
 def test_automatic_chunking_is_accepted() -> None:
-    parse_form(form(chunking_strategy="auto"), translate=False)
+    assert parse_form(form(chunking_strategy="auto"), translate=False).request.voice_activity is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"chunking_strategy": '{"type": "server_vad", "threshold": 0.7, "silence_duration_ms": 500}'},
+        {
+            "chunking_strategy[type]": "server_vad",
+            "chunking_strategy[threshold]": "0.7",
+            "chunking_strategy[silence_duration_ms]": "500",
+        },
+    ],
+)
+def test_voice_activity_as_json_and_in_fields(fields: dict[str, Any]) -> None:
+    wish = parse_form(form(**fields), translate=False)
+    assert wish.request.voice_activity == VoiceActivity(threshold=0.7, silence_s=0.5, padding_s=0.3)
 
 
 def test_translations_take_fewer_fields() -> None:
@@ -152,11 +180,15 @@ def test_voices() -> None:
 async def test_deltas_add_up_to_the_text() -> None:
     async def segments() -> AsyncGenerator[TranscriptSegment, None]:
         for text in (" ", " Hello ", "there.", " ", " Bye. "):
-            yield TranscriptSegment(text=text, start_s=0, end_s=1)
+            yield TranscriptSegment(text=text, start_s=0, end_s=1, tokens=[1, 2])
 
-    events = [event.decode() async for event in _events(segments())]
-    assert events[-1] == '{"type":"transcript.text.done","text":"Hello there.  Bye."}'
+    transcription = Transcription(language="en", duration_s=2.01, segments=segments())
+    events = [json.loads(event) async for event in _events(transcription)]
     assert len(events) == 4
+    done = TranscriptionTextDoneEvent.model_validate(events[-1], strict=True)
+    assert done.text == "Hello there.  Bye." == "".join(event["delta"] for event in events[:-1])
+    assert done.usage is not None
+    assert (done.usage.input_tokens, done.usage.output_tokens, done.usage.total_tokens) == (101, 10, 111)
 
 
 async def test_speech_that_is_given_up_closes_the_engine() -> None:

@@ -43,6 +43,7 @@ from ekiben.contract.abilities import (
     Transcription,
     TranscriptSegment,
     TranscriptWord,
+    VoiceActivity,
 )
 from ekiben.contract.batching import Batched, Batching, GivenUp, Item, Run
 from ekiben.contract.dialect import Dialect, DialectRoute, Events, Failure, Translation
@@ -194,4 +195,5 @@ __all__ = [
     "Translation",
     "UnsupportedParameter",
     "Variant",
+    "VoiceActivity",
 ]

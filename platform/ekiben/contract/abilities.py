@@ -156,6 +156,18 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VoiceActivity:
+    """How speech is told from silence and noise."""
+
+    threshold: float = 0.5
+    """0 to 1: how sure the detector must be."""
+    silence_s: float = 0.2
+    """A pause as long as this ends a stretch of speech."""
+    padding_s: float = 0.3
+    """So much around speech is taken as well."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TranscribeRequest:
     audio: Path
     """A file as the client sent it, in any container; not trusted, so decode it with bounds."""
@@ -168,6 +180,8 @@ class TranscribeRequest:
     """None: the engine's own schedule."""
     words: bool = False
     """Whether segments must carry word timestamps."""
+    voice_activity: VoiceActivity | None = None
+    """Hear only what is speech, found in this way; None: as the model has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,13 +205,14 @@ class TranscriptSegment:
     words: Sequence[TranscriptWord] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Transcription:
     """The start of an answer: what is known at once, and the segments as they are made."""
 
     language: str
     """ISO 639-1."""
     duration_s: float
+    """Of what has been decoded. The whole recording's, once all segments have come."""
     segments: AsyncGenerator[TranscriptSegment, None]
     """In order of time. Closing it ends the work."""
 
@@ -212,7 +227,7 @@ class TranscribedPiece:
     language: str
     """ISO 639-1, and of the whole recording: what the first piece says, counts."""
     duration_s: float
-    """Of the whole recording too, as far as the first piece can tell."""
+    """Of what had been decoded of the recording; what the last piece says, counts."""
     segments: Sequence[TranscriptSegment] = ()
     """In order of time, counted from the recording's beginning; none where nobody speaks."""
 

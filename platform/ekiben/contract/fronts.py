@@ -69,15 +69,17 @@ class TranscribeFront:
         except BaseException:
             await pieces.aclose()
             raise
-        return Transcription(
+        answer = Transcription(
             language=first.language,
             duration_s=first.duration_s,
-            segments=await _begun(_segments(first, pieces)),
+            segments=pieces,
         )
+        answer.segments = await _begun(_segments(answer, first, pieces))
+        return answer
 
 
 async def _segments(
-    piece: TranscribedPiece, pieces: AsyncGenerator[TranscribedPiece, None]
+    answer: Transcription, piece: TranscribedPiece, pieces: AsyncGenerator[TranscribedPiece, None]
 ) -> AsyncGenerator[Any, None]:
     """After something to begin with, each segment."""
     async with aclosing(pieces):
@@ -85,6 +87,7 @@ async def _segments(
         for segment in piece.segments:
             yield segment
         async for later in pieces:
+            answer.duration_s = later.duration_s
             for segment in later.segments:
                 yield segment
 

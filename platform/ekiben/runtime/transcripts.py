@@ -18,6 +18,7 @@ from ekiben.contract.abilities import (
     TranscribeRequest,
     Transcription,
     TranscriptSegment,
+    VoiceActivity,
 )
 from ekiben.contract.model import Ability
 from ekiben.errors import InvalidRequest, UnsupportedParameter
@@ -40,6 +41,10 @@ UNSUPPORTED_FIELDS: Final = frozenset(
     {"keywords", "languages", "known_speaker_names", "known_speaker_references"}
 )
 """Of models that tell speakers apart or take a vocabulary."""
+AUDIO_TOKENS_PER_S: Final = 50
+"""What speech models make of a second of sound, and so how the sound itself is counted."""
+MAX_SILENCE_MS: Final = 60_000
+MAX_PADDING_MS: Final = 5_000
 _PLAIN: Final = "text/plain; charset=utf-8"
 
 
@@ -70,7 +75,7 @@ async def _answer(request: Request, *, translate: bool) -> Answer | Stream:
     engine: Transcribe = request.able(Ability.TRANSLATE if translate else Ability.TRANSCRIBE)
     transcription = await engine.transcribe(wish.request)
     if wish.stream:
-        return Stream(sse_stream(_events(transcription.segments)))
+        return Stream(sse_stream(_events(transcription)))
     async with aclosing(transcription.segments) as found:
         segments = [segment async for segment in found]
     return render(wish, transcription, segments)
@@ -96,6 +101,7 @@ def parse_form(form: Form, *, translate: bool) -> Wish:
             prompt=form.one("prompt") or None,
             temperature=_temperature(form),
             words="word" in granularities,
+            voice_activity=_voice_activity(form),
         ),
         format=response_format,
         granularities=granularities,
@@ -154,11 +160,13 @@ def _segment(number: int, segment: TranscriptSegment) -> dict[str, Any]:
     }
 
 
-async def _events(segments: AsyncGenerator[TranscriptSegment, None]) -> AsyncGenerator[bytes, None]:
+async def _events(transcription: Transcription) -> AsyncGenerator[bytes, None]:
     """Deltas that add up to the text of the last event."""
     text = pending = ""
-    async with aclosing(segments):
+    tokens = 0
+    async with aclosing(transcription.segments) as segments:
         async for segment in segments:
+            tokens += len(segment.tokens)
             delta = pending + segment.text
             delta = delta if text else delta.lstrip()
             # White space at the end is not sent before it is known to be inside the text.
@@ -167,7 +175,20 @@ async def _events(segments: AsyncGenerator[TranscriptSegment, None]) -> AsyncGen
             if delta:
                 text += delta
                 yield msgspec.json.encode({"type": "transcript.text.delta", "delta": delta})
-    yield msgspec.json.encode({"type": "transcript.text.done", "text": text})
+    usage = _tokens_used(transcription.duration_s, tokens)
+    yield msgspec.json.encode({"type": "transcript.text.done", "text": text, "usage": usage})
+
+
+def _tokens_used(duration_s: float, output_tokens: int) -> dict[str, Any]:
+    """The one kind of usage that the last event may have."""
+    heard = math.ceil(duration_s * AUDIO_TOKENS_PER_S)
+    return {
+        "type": "tokens",
+        "input_tokens": heard,
+        "input_token_details": {"audio_tokens": heard, "text_tokens": 0},
+        "output_tokens": output_tokens,
+        "total_tokens": heard + output_tokens,
+    }
 
 
 def _check_fields(form: Form, known: frozenset[str]) -> None:
@@ -181,12 +202,61 @@ def _check_fields(form: Form, known: frozenset[str]) -> None:
         raise UnsupportedParameter(
             f"'include' cannot have {include[0][:64]!r} with this model", param="include"
         )
-    # Long audio is always cut at quiet moments, which is what `auto` asks for.
-    strategy = next((form.fields[f][0] for f in form.fields if f.startswith("chunking_strategy")), "auto")
-    if strategy != "auto":
-        raise UnsupportedParameter(
-            "'chunking_strategy' can only be 'auto' with this model", param="chunking_strategy"
-        )
+
+
+def _voice_activity(form: Form) -> VoiceActivity | None:
+    """From `chunking_strategy`, as JSON or in fields of its own. Long audio is always cut where it is quiet,
+    which is what `auto` asks for.
+    """
+    given = _chunking_strategy(form)
+    if given is None:
+        return None
+    if given.pop("type", None) != "server_vad":
+        raise _chunking_error("must be 'auto', or an object of type 'server_vad'")
+    read = {
+        "threshold": _chunking_number(given, "threshold", 0.5, most=1.0),
+        "silence_s": _chunking_number(given, "silence_duration_ms", 200, most=MAX_SILENCE_MS) / 1000,
+        "padding_s": _chunking_number(given, "prefix_padding_ms", 300, most=MAX_PADDING_MS) / 1000,
+    }
+    if given:
+        raise _chunking_error(f"has no field {min(given)[:64]!r}")
+    return VoiceActivity(**read)
+
+
+def _chunking_strategy(form: Form) -> dict[str, Any] | None:
+    name = "chunking_strategy"
+    inner = {
+        field[len(name) + 1 : -1]: form.one(field)
+        for field in form.fields
+        if field.startswith(f"{name}[") and field.endswith("]")
+    }
+    text = form.one(name)
+    if text is None:
+        return inner or None
+    if text in ("", "auto") and not inner:
+        return None
+    try:
+        found = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        found = None
+    if not isinstance(found, dict) or inner:
+        raise _chunking_error("must be 'auto', or an object of type 'server_vad'")
+    return found
+
+
+def _chunking_number(given: dict[str, Any], field: str, default: float, *, most: float) -> float:
+    value = given.pop(field, default)
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= most:
+        raise _chunking_error(f"must have a number from 0 to {most:g} as {field!r}")
+    return number
+
+
+def _chunking_error(reason: str) -> InvalidRequest:
+    return InvalidRequest(f"'chunking_strategy' {reason}", param="chunking_strategy")
 
 
 def _format(form: Form) -> str:

@@ -9,6 +9,7 @@ import re
 import time
 import wave
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import av
@@ -21,7 +22,18 @@ from openai.types.audio import (
     TranscriptionVerbose,
 )
 
-from ekiben_faster_whisper import recognizer
+SENTENCES = (
+    "The old train left the station slowly.",
+    "The teacher asked a question and waited for an answer.",
+    "Then it began to rain.",
+    "Please stand behind the yellow line until the train has stopped.",
+    "The weather was cold, but the children played outside all day.",
+    "She wrote a long letter to her friend in the city.",
+    "Every evening the lights of the town can be seen from the hill.",
+    "The museum is closed on Monday, so we visited the garden.",
+    "A cup of hot tea is the best thing after a long walk.",
+    "The last boat leaves the island shortly before midnight.",
+)
 
 
 def words(text: str) -> list[str]:
@@ -189,27 +201,60 @@ async def test_a_client_that_leaves_frees_the_engine(whisper: Any, spoken: bytes
         assert time.monotonic() < deadline, "the engine goes on with work that nobody waits for"
 
 
-async def test_long_recordings_are_read_piece_by_piece(
-    voice: Any, whisper: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recognizer, "PIECE_S", 8)
-    monkeypatch.setattr(recognizer, "SEARCH_S", 5)
-    text = (
-        "The old train left the station slowly. Passengers bought lunch boxes on the platform. "
-        "A small child waved at the driver. Mountains appeared behind the clouds. Then it began to rain."
-    )
-    spoken = (await voice.speech(input=text, voice="default", response_format="flac")).body
-    assert seconds_of(spoken) > 9, "more than a piece"
+async def test_long_recordings_are_heard_in_windows(voice: Any, whisper: Any) -> None:
+    text = " ".join(SENTENCES)
+    speech = [await voice.speech(input=part, voice="default", response_format="pcm") for part in (text, text)]
+    spoken = wav_of(bytes(48_000).join(part.body for part in speech), rate_hz=24_000)
+    assert seconds_of(spoken) > 40, "more than a window"
     body = (
         await whisper.transcribe(
-            spoken, response_format="verbose_json", timestamp_granularities=["word", "segment"]
+            spoken, response_format="verbose_json", timestamp_granularities=["word", "segment"], language="en"
         )
     ).json()
-    assert jiwer.wer(" ".join(words(text)), " ".join(words(body["text"]))) < 0.15
+    assert jiwer.wer(" ".join(words(f"{text} {text}")), " ".join(words(body["text"]))) < 0.05
     times = [time for word in body["words"] for time in (word["start"], word["end"])]
-    assert times == sorted(times) and times[-1] > 9
+    assert times == sorted(times) and times[-1] > 40
+    assert body["duration"] == pytest.approx(seconds_of(spoken), abs=0.01)
     assert [s["id"] for s in body["segments"]] == list(range(len(body["segments"])))
     assert body["segments"][-1]["seek"] > 0
+
+
+async def test_only_speech_is_heard(whisper: Any, spoken: bytes, sentence: str) -> None:
+    """Whatever is silent is passed over, and the times are those of the whole recording."""
+    with wave.open(io.BytesIO(spoken)) as wav:
+        rate, samples = wav.getframerate(), wav.readframes(wav.getnframes())
+    silence = bytes(40 * rate * 2)
+    body = (
+        await whisper.transcribe(
+            wav_of(silence + samples + silence, rate_hz=rate),
+            response_format="verbose_json",
+            chunking_strategy='{"type": "server_vad"}',
+        )
+    ).json()
+    assert words(body["text"]) == words(sentence) and body["language"] == "english"
+    assert 39.5 < body["segments"][0]["start"] < 41
+    assert body["duration"] == pytest.approx(80 + len(samples) / 2 / rate, abs=0.01)
+
+
+async def test_the_text_and_its_times_are_the_librarys(
+    whisper: Any, spoken: bytes, weights: Any, tmp_path: Path
+) -> None:
+    """Whichever others are heard at the same time."""
+    from faster_whisper import WhisperModel  # type: ignore[import-untyped]
+
+    (tmp_path / "spoken.wav").write_bytes(spoken)
+    model = WhisperModel(str(weights("whisper-base")), device="cpu", compute_type="int8", cpu_threads=2)
+    wanted, _ = model.transcribe(str(tmp_path / "spoken.wav"), beam_size=1, word_timestamps=True)
+    alike = [segment for segment in wanted]
+    asking = {"response_format": "verbose_json", "timestamp_granularities": ["word", "segment"]}
+    for reply in await asyncio.gather(*(whisper.transcribe(spoken, **asking) for _ in range(3))):
+        body = reply.json()
+        assert [(s["text"], s["start"], s["end"]) for s in body["segments"]] == [
+            (segment.text, pytest.approx(segment.start), pytest.approx(segment.end)) for segment in alike
+        ]
+        assert [word["start"] for word in body["words"]] == [
+            pytest.approx(word.start) for segment in alike for word in segment.words or ()
+        ]
 
 
 async def busy_share() -> float:

@@ -2,17 +2,16 @@
 
 FFmpeg knows hundreds of formats, some of which open further files, run filter graphs or decode pictures.
 Only plain audio containers and codecs are let through here, the file is handed over as an open object so
-that no name or URL in it can be followed, and the samples go to disk as they come.
+that no name or URL in it can be followed, and the samples are given out as they come.
 """
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from ekiben.contract import InvalidRequest
+from ekiben.errors import InvalidRequest
 
 if TYPE_CHECKING:
     import av
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     Samples = npt.NDArray[np.int16]
 
 SAMPLE_RATE_HZ: Final = 16_000
-"""What Whisper listens to."""
+"""What Whisper and its like listen to."""
 MIN_DURATION_S: Final = 0.1
 MAX_SOURCE_RATE_HZ: Final = 192_000
 MAX_SOURCE_CHANNELS: Final = 8
@@ -41,47 +40,66 @@ _OPEN_OPTIONS: Final = {
 }
 _STEP_SAMPLES: Final = 30 * SAMPLE_RATE_HZ
 _STEP_PACKETS: Final = 1000
+_DURATIONS_PER_S: Final = 1_000_000
 
 
-def decode(path: Path, *, into: BinaryIO, max_duration_s: float) -> Iterator[int]:
-    """Write the file's first audio stream to `into`, 16-bit mono at `SAMPLE_RATE_HZ`.
+def decode(path: Path, *, max_duration_s: float) -> Iterator[Samples]:
+    """The file's first audio stream, 16-bit mono at `SAMPLE_RATE_HZ`, block by block.
 
-    Yields the number of samples so far after each short step of work, so that a caller can stop it.
-    Raises InvalidRequest (param `file`) for everything that is not audio of a bearable size.
+    A block is at most about half a minute and may be empty: each is a short step of work, after which a
+    caller can stop. Raises InvalidRequest (param `file`) for everything that is not audio of a bearable
+    size; at once, if the file says so itself.
     """
     import av
+    import numpy as np
 
-    written = reported = 0
-    max_samples = int(max_duration_s * SAMPLE_RATE_HZ)
+    total = 0
     with path.open("rb") as file:
         try:
             with av.open(file, mode="r", metadata_errors="ignore", options=_OPEN_OPTIONS) as container:
-                for number, block in enumerate(_blocks(container)):
-                    written += into.write(block) // 2
-                    if written > max_samples:
-                        raise _refusal(f"the audio is longer than the limit of {max_duration_s:g} seconds")
-                    if written - reported >= _STEP_SAMPLES or number % _STEP_PACKETS == 0:
-                        yield (reported := written)
+                stream = _audio_stream(container)
+                _check_claim(container, stream, max_duration_s=max_duration_s)
+                for block in _steps(_blocks(container, stream)):
+                    total += len(block) // 2
+                    _check_duration(total / SAMPLE_RATE_HZ, max_duration_s=max_duration_s)
+                    yield np.frombuffer(block, dtype=np.int16)
         except av.FFmpegError:
             raise _refusal("the file is not audio in a format that can be read") from None
-    if written < MIN_DURATION_S * SAMPLE_RATE_HZ:
+    if total < MIN_DURATION_S * SAMPLE_RATE_HZ:
         raise _refusal(f"the file has less than {MIN_DURATION_S:g} seconds of audio", code="audio_too_short")
-    yield written
 
 
-def samples_of(file: BinaryIO) -> Samples:
-    """What `decode` wrote, mapped from disk; stays valid when the file is closed, gone with the array."""
-    import numpy as np
+def _steps(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes in fewer and larger pieces."""
+    held = bytearray()
+    for number, block in enumerate(blocks, start=1):
+        held += block
+        if len(held) >= 2 * _STEP_SAMPLES or number % _STEP_PACKETS == 0:
+            yield bytes(held)
+            held.clear()
+    yield bytes(held)
 
-    file.flush()
-    return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.int16)
+
+def _check_claim(
+    container: av.container.InputContainer, stream: av.AudioStream, *, max_duration_s: float
+) -> None:
+    """By the file's own account, or by its bytes: a wav file that was streamed cannot know its length."""
+    if stream.codec_context.name.startswith("pcm_"):
+        if stream.codec_context.bit_rate:
+            _check_duration(container.size * 8 / stream.codec_context.bit_rate, max_duration_s=max_duration_s)
+    elif container.duration is not None:
+        _check_duration(container.duration / _DURATIONS_PER_S, max_duration_s=max_duration_s)
 
 
-def _blocks(container: av.container.InputContainer) -> Iterator[bytes]:
+def _check_duration(duration_s: float, *, max_duration_s: float) -> None:
+    if duration_s > max_duration_s:
+        raise _refusal(f"the audio is longer than the limit of {max_duration_s:g} seconds")
+
+
+def _blocks(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[bytes]:
     """Resampled samples, one block for each packet of the stream, empty ones too."""
     import av
 
-    stream = _audio_stream(container)
     resampler = _Resampler(check_finite=stream.codec_context.name.startswith("pcm_f"))
     broken = fine = 0
     for packet in container.demux(stream):
