@@ -266,6 +266,7 @@ ROWS: Final = (
 )
 
 EXTRAS: Final[dict[str, frozenset[str]]] = {
+    "TranscriptionVerbose": frozenset({"task"}),  # in the documents' examples
     "Image": frozenset({"seed"}),
     "ImageEditCompletedEvent": frozenset({"seed"}),
     "ImageGenCompletedEvent": frozenset({"seed"}),

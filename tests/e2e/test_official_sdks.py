@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ import pytest
 from anthropic import Anthropic
 from anthropic import APIStatusError as AnthropicError
 from openai import APIStatusError, OpenAI
+from openai._legacy_response import HttpxBinaryResponseContent
 
+from ekiben.contract.testing import blank_png
 from tests.conformance.engines import LESS_OFTEN, model_on
-from tests.conformance.scenarios import SCENARIOS, Outcome
+from tests.conformance.family_scenarios import FILE, SENTENCE, scenarios
+from tests.conformance.scenarios import SCENARIOS, Outcome, Scenario
 from tests.running import Platform
 
 NODE = Path(__file__).parents[1] / "node"
@@ -42,15 +45,25 @@ def _run(client: Any, scenario: dict[str, Any]) -> dict[str, Any]:
     method: Any = reduce(getattr, snake.split("."), client)
     given = scenario["arguments"]
     body = given[-1] if given and isinstance(given[-1], dict) else {}
+    body = {name: _opened(value) for name, value in body.items()}
     extra = {"extra_body": {"temperature": body.pop("temperature")}} if "temperature" in body else {}
     try:
         answer = method(**body, **extra) if body else method(*given)
         if body.get("stream"):
             return {"events": [event.model_dump(mode="json") for event in answer]}
+        if isinstance(answer, HttpxBinaryResponseContent):
+            return {"whole": {"bytes": len(answer.content)}}
         return {"whole": answer.model_dump(mode="json")}
     except (APIStatusError, AnthropicError) as error:
         kind = type(error).__name__
         return {"error": {"kind": kind, "status": error.status_code, "body": error.body}}
+
+
+def _opened(value: Any) -> Any:
+    """The SDK takes name and bytes for a file."""
+    if isinstance(value, dict) and FILE in value:
+        return Path(value[FILE]).name, Path(value[FILE]).read_bytes()
+    return value
 
 
 @pytest.fixture(scope="session")
@@ -90,11 +103,57 @@ def test_node(platform: Platform, engine: str, run_with_node: Runner) -> None:
     check(platform, engine, run_with_node)
 
 
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # translations, by their SDK
+def test_families_in_python(platform: Platform, tmp_path: Path) -> None:
+    check_families(platform, tmp_path, run_with_python)
+
+
+@pytest.mark.slow
+def test_families_in_node(platform: Platform, tmp_path: Path, run_with_node: Runner) -> None:
+    check_families(platform, tmp_path, run_with_node)
+
+
 def check(platform: Platform, engine: str, run: Runner) -> None:
     model = model_on(platform, engine)
-    results = run(platform.url, [scenario.asked(model) for scenario in SCENARIOS])
+    judge(SCENARIOS, run(platform.url, [scenario.asked(model) for scenario in SCENARIOS]))
+
+
+def check_families(platform: Platform, folder: Path, run: Runner) -> None:
+    table = scenarios(
+        recording=str(recording(platform, folder)),
+        picture=str(picture(folder)),
+        requests=str(requests(folder)),
+    )
+    judge(table, run(platform.url, [scenario.asked("") for scenario in table]))
+
+
+def recording(platform: Platform, folder: Path) -> Path:
+    with OpenAI(base_url=f"{platform.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+        speech = client.audio.speech.create(
+            model="piper-en-us-joe", voice="alloy", input=SENTENCE, response_format="wav"
+        )
+    path = folder / "speech.wav"
+    path.write_bytes(speech.content)
+    return path
+
+
+def picture(folder: Path) -> Path:
+    path = folder / "picture.png"
+    path.write_bytes(blank_png(32, 32))
+    return path
+
+
+def requests(folder: Path) -> Path:
+    path = folder / "requests.jsonl"
+    body = {"model": "all-minilm-l6-v2", "input": "a lunch box"}
+    line = {"custom_id": "one", "method": "POST", "url": "/v1/embeddings", "body": body}
+    path.write_text(json.dumps(line) + "\n")
+    return path
+
+
+def judge(table: Sequence[Scenario], results: Sequence[dict[str, Any]]) -> None:
     wrong = {}
-    for scenario, result in zip(SCENARIOS, results, strict=True):
+    for scenario, result in zip(table, results, strict=True):
         try:
             if scenario.check(Outcome(**result)):
                 continue

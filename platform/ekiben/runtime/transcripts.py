@@ -118,10 +118,12 @@ def render(wish: Wish, transcription: Transcription, segments: Sequence[Transcri
     text = "".join(segment.text for segment in segments).strip()
     if wish.format == "text":
         return Answer(f"{text}\n".encode(), _PLAIN)
-    usage = {"type": "duration", "seconds": math.ceil(transcription.duration_s)}
-    if wish.format == "verbose_json":
-        return Answer(msgspec.json.encode(_verbose(wish, transcription, segments, text) | {"usage": usage}))
-    return Answer(msgspec.json.encode({"text": text, "usage": usage}))
+    body: dict[str, Any] = (
+        _verbose(wish, transcription, segments, text) if wish.format == "verbose_json" else {"text": text}
+    )
+    if not wish.request.translate:  # whose answers have none
+        body["usage"] = {"type": "duration", "seconds": math.ceil(transcription.duration_s)}
+    return Answer(msgspec.json.encode(body))
 
 
 def _verbose(
