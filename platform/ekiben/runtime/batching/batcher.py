@@ -19,6 +19,7 @@ from ekiben.contract.batching import Batching, GivenUp, Item
 from ekiben.contract.threads import WorkerThread
 from ekiben.errors import EkibenError, EngineError, EngineTimeout, QueueFull, ShuttingDown
 from ekiben.runtime.batching.batch import Batch, timed
+from ekiben.runtime.batching.desk import Desk
 from ekiben.runtime.batching.jobs import END, Job
 from ekiben.runtime.batching.pacing import Crowd, Expected, Pace, linger_s
 from ekiben.runtime.batching.selection import Choice, Reason, choose
@@ -74,6 +75,7 @@ class Batcher:
         self._patience_s = patience_s
         self._preparing = WorkerThread("prepare")
         self._computing = WorkerThread("compute")
+        self._desk = Desk(self._preparing)
         self._jobs: dict[Job, Lane] = {}
         self._retries: deque[Batch] = deque()
         self._running: Batch | None = None
@@ -87,7 +89,7 @@ class Batcher:
         async with self._patience(), self._admitted(lane, request, streamed=False) as job:
             await job.done
             with _told_as_engine_error():
-                return await self._preparing.run(lane.batching.answer, request, job.in_order())
+                return await self._desk.run(lane.batching.answer, request, job.in_order())
 
     async def stream(self, lane: Lane, request: Any) -> AsyncGenerator[Any, None]:
         """Results in order, and news of all items, as they come. Raises as `run` does."""
@@ -131,7 +133,7 @@ class Batcher:
         self._jobs[job] = lane
         try:
             with _told_as_engine_error():
-                items = await self._preparing.run(_items, lane.batching, request)
+                items = await self._desk.run(_items, lane.batching, request)
             lane.crowd.came(self._clock.monotonic())
             if isinstance(items, list):
                 self._check_items(job, len(items))
