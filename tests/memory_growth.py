@@ -43,8 +43,8 @@ async def _work(model: Any, request: LoadRequest) -> None:
         raw = json.dumps(body).encode()
         ask = TextRequest(body=body, raw=raw, stream=False, model="m", request_id="r")
         await _exhaust(model.chat(ask))
-    elif hasattr(model, "embed"):
-        await model.embed(EmbedRequest(inputs=[WORDS * 40] * 32))
+    elif Ability.EMBED in request.model.abilities:
+        await able(model, Ability.EMBED).embed(EmbedRequest(inputs=[WORDS * 40] * 32))
     elif Ability.TRANSCRIBE in request.model.abilities:
         audio = request.scratch / "silence.wav"
         with wave.open(str(audio), "wb") as file:
@@ -59,7 +59,7 @@ async def _work(model: Any, request: LoadRequest) -> None:
         await _exhaust(model.speak(SpeakRequest(text=WORDS * 8, voice=model.voices[0])))
     else:
         side = request.options["max_side"]
-        await model.read_text(OcrRequest(image=blank_png(side, side)))
+        await able(model, Ability.READ_TEXT).read_text(OcrRequest(image=blank_png(side, side)))
 
 
 async def _exhaust(answer: Any) -> None:
