@@ -219,6 +219,12 @@ def test_those_who_have_not_come_in_time_are_not_waited_for() -> None:
     assert lingers_s(crowd, now_s + 0.02) == 0
 
 
+def test_a_crowd_that_is_held_up_comes_late_together() -> None:
+    crowd, now_s = crowd_of(8)
+    crowd.came(now_s + 0.02)
+    assert 0 < lingers_s(crowd, now_s + 0.02) < 0.01
+
+
 def test_clients_who_take_their_time_are_not_waited_for() -> None:
     crowd, now_s = crowd_of(8, back_after_s=10.0)
     crowd.came(now_s + 0.0003)

@@ -112,10 +112,12 @@ class Crowd:
     _answered: int = 0
     _came: int = 0
     _at_s: float = -math.inf
+    _last_s: float = -math.inf
 
     def came(self, now_s: float) -> None:
         """A request is here."""
         self._came += 1
+        self._last_s = now_s
         if self._came > self._answered:
             return
         after = now_s - self._at_s
@@ -128,12 +130,14 @@ class Crowd:
             return
         if self._answered:
             self.share += 0.1 * (min(1.0, self._came / self._answered) - self.share)
-        self._answered, self._came, self._at_s = requests, 0, now_s
+        self._answered, self._came = requests, 0
+        self._at_s = self._last_s = now_s
 
     def expected(self, now_s: float) -> Expected:
         """Who comes still."""
         due_s = self._at_s + self.after_s - now_s
-        most_s = due_s + 3 * self.apart_s
+        # Where one of them comes late, so will the others: something has held them all up.
+        most_s = max(due_s, self._last_s - now_s) + 3 * self.apart_s
         if most_s <= 0:
             return NOBODY
         more = max(0.0, self._answered * self.share - self._came)
