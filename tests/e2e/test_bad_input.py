@@ -235,7 +235,7 @@ def test_broken_image(platform: Any, image: bytes) -> None:
 def test_h1_urls_lead_nowhere_inside(platform: Any, host: str) -> None:
     url = f"http://{host}:{platform.url.rpartition(':')[2]}/v1/models"
     part = {"type": "image_url", "image_url": {"url": url}}
-    asked = {"model": MODEL, "messages": [{"role": "user", "content": [part]}]}
+    asked: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": [part]}]}
     for path, body, param in [
         (CHAT, asked, "messages.0.content.0.image_url.url"),
         ("/v1/images/ocr", {"model": "pp-ocr-v6", "image": url}, "image"),
