@@ -214,6 +214,17 @@ async def test_patience_ends() -> None:
     assert batching.given_up == [["never"]]
 
 
+async def test_a_client_may_have_less_patience(batcher: Batcher) -> None:
+    batching = Shouting(held=True)
+    shout = lane(batching)
+    patient = ask(batcher, shout, "patient")
+    await entered(batching)
+    with pytest.raises(EngineTimeout, match=r"within 0\.05 s"):
+        await batcher.run(shout, Asked(["hasty"]), patience_s=0.05)
+    batching.go.release(99)
+    assert await patient == ["PATIENT"]
+
+
 async def test_closing_sends_away_who_waits() -> None:
     batcher = Batcher()
     batching = Shouting(held=True)

@@ -162,7 +162,7 @@ def test_a_file_may_hold_several_specs() -> None:
         (
             ("family: llm", "famly: llm"),
             "models.yaml:2:1: famly is not known here (known: name, family, abilities, description, license, "
-            "aliases, variants, keep_alive, replicas, pinned, prewarm, prefer, "
+            "aliases, variants, keep_alive, replicas, pinned, prewarm, batch_target, prefer, "
             "chat_template): did you mean 'family'?",
         ),
         (("    engine: writer\n", ""), "models.yaml:6:5: variants.0.engine is required"),
@@ -194,6 +194,7 @@ def test_a_file_may_hold_several_specs() -> None:
             ("keep_alive: 90s", "aliases: [small, small]"),
             "models.yaml:4:18: aliases.1 'small' is given twice",
         ),
+        (("keep_alive: 90s", "batch_target: 0s"), "models.yaml:4:15: batch_target is wrong: a batch takes"),
         (("keep_alive: 90s", "license: 3"), "models.yaml:4:10: license must be a text, not 3"),
         (
             ("keep_alive: 90s", "prefer: {engine: writter}"),

@@ -107,6 +107,21 @@ KeepAlive = Annotated[
 else decides."""
 
 
+def _parse_target_s(value: object) -> float | None:
+    seconds = None if value is None else parse_duration_s(value)
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ValueError("a batch takes a time above zero and below never")
+    return seconds
+
+
+Target = Annotated[
+    float | None,
+    BeforeValidator(_parse_target_s),
+    PlainSerializer(lambda seconds: None if seconds is None else format_duration(seconds)),
+]
+"""Seconds, above zero."""
+
+
 def _check_cron(line: str) -> None:
     """Raises ValueError."""
     from cronsim import CronSim, CronSimError
@@ -208,6 +223,9 @@ class ModelSpec(_Spec):
     """Once loaded, it is never unloaded to make room for another model."""
     prewarm: tuple[str, ...] = ()
     """Cron lines: at these times, on the platform's clock, the model is brought up without a request."""
+    batch_target: Target = None
+    """How long one batch of many clients' requests may take, where the engine leaves their batching to the
+    platform. None: as suits what a single one takes."""
     prefer: Preference = Preference()
     """Which of the variants to run."""
     chat_template: str | None = None

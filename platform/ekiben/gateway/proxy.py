@@ -25,7 +25,14 @@ from ekiben.gateway.upstream import Connection, Unreachable, UpstreamLost, Upstr
 from ekiben.settings import Settings
 from ekiben.telemetry.metrics import Metrics
 
-FORWARDED: Final = (b"content-type", b"accept", b"user-agent", b"traceparent", b"tracestate")
+FORWARDED: Final = (
+    b"content-type",
+    b"accept",
+    b"user-agent",
+    b"traceparent",
+    b"tracestate",
+    b"x-stainless-read-timeout",
+)
 """What a replica is told of the client's headers. Keys, cookies and addresses are not its business."""
 RETURNED: Final = frozenset(
     {b"content-type", b"content-length", b"content-disposition", b"retry-after", b"x-should-retry"}

@@ -134,7 +134,7 @@ class ModelHost:
         assert self._assignment is not None, "asked to load a model before it was assigned"
         with self._told():
             self._loaded = await self._load(self._assignment)
-        self._fronts = Fronts(self._loaded, watch=_watch())
+        self._fronts = Fronts(self._loaded, watch=_watch(), target_s=self.model.batch_target)
 
     @property
     def countable(self) -> Countable | None:

@@ -10,6 +10,7 @@ import asyncio
 import copy
 import json
 import logging
+import math
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from contextlib import aclosing, closing
@@ -44,6 +45,7 @@ MAX_JSON_BYTES: Final = 32 * 2**20
 MODEL_HEADER: Final = "x-ekiben-model"
 """What the name in the body stands for, where the platform knows and the replica cannot."""
 
+PATIENCE_HEADER: Final = "x-stainless-read-timeout"
 SSE_DONE: Final = b"data: [DONE]\n\n"
 
 
@@ -96,7 +98,16 @@ class Request:
 
     def able(self, ability: Ability) -> Any:
         """An object of the ability's protocol (`ekiben.contract.abilities`), to ask the model through."""
-        return self._fronts.able(ability)
+        return self._fronts.able(ability, patience_s=self.patience_s)
+
+    @property
+    def patience_s(self) -> float | None:
+        """After how long the client gives up, as the official SDKs tell; None: it does not say."""
+        try:
+            seconds = float(self.header(PATIENCE_HEADER))
+        except ValueError:
+            return None
+        return seconds if 0 < seconds < math.inf else None
 
     def header(self, name: str, default: str = "") -> str:
         """A header by its lower-case name."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
@@ -84,20 +85,25 @@ class Batcher:
         self._wake = asyncio.Event()
         self._closed = False
 
-    async def run(self, lane: Lane, request: Any) -> Any:
-        """The whole answer. Raises QueueFull, EngineTimeout, and what the engine finds wrong."""
-        async with self._patience(), self._admitted(lane, request, streamed=False) as job:
+    async def run(self, lane: Lane, request: Any, *, patience_s: float | None = None) -> Any:
+        """The whole answer. Raises QueueFull, EngineTimeout, and what the engine finds wrong.
+
+        `patience_s`: how long this client waits, if less than any does.
+        """
+        async with self._patience(patience_s), self._admitted(lane, request, streamed=False) as job:
             await job.done
             with _told_as_engine_error():
                 return await self._desk.run(lane.batching.answer, request, job.in_order())
 
-    async def stream(self, lane: Lane, request: Any) -> AsyncGenerator[Any, None]:
+    async def stream(
+        self, lane: Lane, request: Any, *, patience_s: float | None = None
+    ) -> AsyncGenerator[Any, None]:
         """Results in order, and news of all items, as they come. Raises as `run` does."""
         async with AsyncExitStack() as stack:
-            async with self._patience():
+            async with self._patience(patience_s):
                 job = await stack.enter_async_context(self._admitted(lane, request, streamed=True))
             while True:
-                async with self._patience():
+                async with self._patience(patience_s):
                     told = await job.outlet.get()
                 if told is END:
                     break
@@ -204,13 +210,14 @@ class Batcher:
         self._wake.set()
 
     @asynccontextmanager
-    async def _patience(self) -> AsyncGenerator[None, None]:
+    async def _patience(self, seconds: float | None) -> AsyncGenerator[None, None]:
+        most_s = min(self._patience_s, seconds or math.inf)
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(most_s):
                 yield
         except TimeoutError as error:
             raise EngineTimeout(
-                f"the model had no answer within {self._patience_s:g} s: it has too much to do, try again"
+                f"the model had no answer within {most_s:g} s: it has too much to do, try again"
             ) from error
 
     # Batch after batch

@@ -26,14 +26,19 @@ class Fronts:
         self.loaded = loaded
         self._batcher = Batcher(watch=watch)
         lanes: dict[int, Lane] = {}
-        self._batched: dict[Ability, Any] = {}
-        for ability, batching in _batching_of(loaded).items():
-            lane = lanes.setdefault(id(batching), Lane(ability.value, batching, target_s=target_s))
-            self._batched[ability] = front(ability, _Driver(self._batcher, lane))
+        self._lanes = {
+            ability: lanes.setdefault(id(batching), Lane(ability.value, batching, target_s=target_s))
+            for ability, batching in _batching_of(loaded).items()
+        }
 
-    def able(self, ability: Ability) -> Any:
-        """An object of the ability's protocol. For abilities that the model's spec names."""
-        return self._batched.get(ability, self.loaded)
+    def able(self, ability: Ability, *, patience_s: float | None = None) -> Any:
+        """An object of the ability's protocol. For abilities that the model's spec names.
+
+        `patience_s`: how long its answers, or the next parts of them, are waited for, if less than usual.
+        """
+        if (lane := self._lanes.get(ability)) is None:
+            return self.loaded
+        return front(ability, _Driver(self._batcher, lane, patience_s))
 
     async def rest(self) -> None:
         """Returns when no batch is under way. Only while there are no requests."""
@@ -47,15 +52,16 @@ class Fronts:
 class _Driver:
     """The batcher, for one lane."""
 
-    def __init__(self, batcher: Batcher, lane: Lane) -> None:
+    def __init__(self, batcher: Batcher, lane: Lane, patience_s: float | None) -> None:
         self._batcher = batcher
         self._lane = lane
+        self._patience_s = patience_s
 
     async def run(self, request: Any) -> Any:
-        return await self._batcher.run(self._lane, request)
+        return await self._batcher.run(self._lane, request, patience_s=self._patience_s)
 
     def stream(self, request: Any) -> AsyncGenerator[Any, None]:
-        return self._batcher.stream(self._lane, request)
+        return self._batcher.stream(self._lane, request, patience_s=self._patience_s)
 
 
 def _batching_of(loaded: object) -> Mapping[Ability, Batching[Any, Any, Any, Any]]:
