@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ekiben.contract import LoadFailed, ModerateRequest, Moderation
+from ekiben.contract import LoadFailed, ModerateRequest, Moderation, testing
 from ekiben.contract.model import Ability, Family, ModelSpec, SourceSpec, Variant
 from ekiben.runtime.batching.fronts import Fronts
 from ekiben.runtime.moderations import CATEGORIES, ROUTES
@@ -49,6 +49,12 @@ async def moderated(folder: Path, scratch: Path, texts: list[str], **options: An
     answer: Moderation = await Fronts(loaded).able(Ability.MODERATE).moderate(ModerateRequest(texts=texts))
     await loaded.unload()
     return answer
+
+
+async def test_it_does_what_such_models_must(folder: Path, tmp_path: Path) -> None:
+    loaded = await load_folder(SPEC, folder, tmp_path)
+    await testing.check_abilities(loaded, SPEC, tmp_path)
+    await loaded.unload()
 
 
 async def test_labels_become_categories(folder: Path, tmp_path: Path) -> None:

@@ -153,6 +153,19 @@ def of_library(task: str, folder: Path) -> Any:
     return library.pipeline(task, model=str(folder), image_processor=processor)
 
 
+async def test_they_do_what_such_models_must(
+    classifier: Path, detector: Path, chooser: Path, tmp_path: Path
+) -> None:
+    for ability, folder in (
+        (Ability.CLASSIFY, classifier),
+        (Ability.CLASSIFY, chooser),
+        (Ability.DETECT, detector),
+    ):
+        loaded = await load_folder(spec(ability), folder, tmp_path)
+        await testing.check_abilities(loaded, spec(ability), tmp_path)
+        await loaded.unload()
+
+
 async def test_classes_are_those_of_the_library(classifier: Path, tmp_path: Path) -> None:
     loaded = await load_folder(spec(Ability.CLASSIFY), classifier, tmp_path)
     pictures = [picture(seed, (40 + seed, 50)) for seed in range(5)]

@@ -25,15 +25,12 @@ take as long as the model needs for a few answers.
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import math
 import re
-import struct
 import subprocess
 import sys
 import wave
-import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -63,6 +60,13 @@ from ekiben.contract.model import Ability, ModelSpec
 from ekiben.contract.policy import NOTABLE_GAP_S, Idle, Policy, Resident
 from ekiben.contract.source import FetchProgress, FetchRequest, Source
 from ekiben.contract.testing_batching import Alone, able
+from ekiben.contract.testing_pictures import (
+    blank_png,
+    check_classify,
+    check_detect,
+    check_drawing,
+    check_moderate,
+)
 from ekiben.contract.testing_text import check_dialect, check_rerank, check_tokenizer
 from ekiben.errors import InvalidRequest
 
@@ -70,11 +74,16 @@ __all__ = [
     "Alone",
     "NotConforming",
     "able",
+    "blank_png",
     "check_abilities",
+    "check_classify",
+    "check_detect",
     "check_dialect",
+    "check_drawing",
     "check_engine",
     "check_import",
     "check_manifest",
+    "check_moderate",
     "check_policy",
     "check_rerank",
     "check_source",
@@ -239,6 +248,11 @@ def _checks(spec: ModelSpec, scratch: Path) -> dict[Ability, Callable[[Any], Awa
         Ability.TRANSCRIBE: lambda model: _check_transcribe(model, scratch),
         Ability.SPEAK: _check_speak,
         Ability.READ_TEXT: _check_read_text,
+        Ability.MODERATE: check_moderate,
+        Ability.CLASSIFY: check_classify,
+        Ability.DETECT: check_detect,
+        Ability.GENERATE_IMAGE: lambda model: check_drawing(model.generate_image, edits=False),
+        Ability.EDIT_IMAGE: lambda model: check_drawing(model.edit_image, edits=True),
     }
 
 
@@ -328,18 +342,6 @@ async def _expect_invalid(answer: Any, what: str) -> None:
     except InvalidRequest:
         return
     raise NotConforming(f"{what} must raise InvalidRequest")
-
-
-def blank_png(width: int, height: int) -> bytes:
-    """A white picture (PNG specification, third edition)."""
-    rows = b"".join(b"\x00" + b"\xff" * width for _ in range(height))
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    out = io.BytesIO(b"")
-    out.write(b"\x89PNG\r\n\x1a\n")
-    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
-        out.write(struct.pack(">I", len(data)) + kind + data)
-        out.write(struct.pack(">I", zlib.crc32(kind + data)))
-    return out.getvalue()
 
 
 # Sources
