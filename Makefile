@@ -24,7 +24,7 @@ serve: $(VENV)/.installed-$(ENGINES) ## install, and run the platform in the for
 install: $(VENV)/.installed-$(ENGINES) ## install only
 
 test: $(VENV)/.installed-test ## install what the tests need, and run them all
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup -m "not slow and not vllm" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m "not slow and not vllm" $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-test ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

@@ -31,12 +31,17 @@ def pytest_configure() -> None:
     tap.install()
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With several workers: whole files go together, and all that starts platforms is one worker's affair."""
-    for item in items:
-        part = item.path.relative_to(config.rootpath).parts[1]
-        group = "platforms" if part in ("bentos", "e2e") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    class ByPart(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "platforms" if file.split("/")[1] in ("bentos", "e2e") else file
+
+    return ByPart(config, log)
 
 
 _heard_by_workers: list[int] = []
