@@ -204,6 +204,17 @@ async def test_tools_that_must_be_called(model: TextModel, stream: bool) -> None
     assert objects[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+async def test_several_tools_that_must_be_called(model: TextModel) -> None:
+    demand: dict[str, Any] = {"tool_choice": "required", "parallel_tool_calls": True, "max_tokens": 200}
+    (answer,) = await chat(model, messages=FRUITS, tools=[CLOCK], **demand)
+    calls = answer["choices"][0]["message"]["tool_calls"]
+    if answer["choices"][0]["finish_reason"] == "length":
+        calls.pop()  # cut short
+    assert calls
+    assert all(0 <= json.loads(call["function"]["arguments"])["hour"] <= 23 for call in calls)
+    ChatCompletion.model_validate(answer, strict=True)
+
+
 async def test_a_named_tool(model: TextModel) -> None:
     choice = {"type": "function", "function": {"name": "set_clock"}}
     (answer,) = await chat(model, messages=FRUITS, tools=[WEATHER, CLOCK], tool_choice=choice, max_tokens=60)

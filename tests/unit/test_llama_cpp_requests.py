@@ -17,7 +17,7 @@ from ekiben.contract import InvalidRequest, LoadRequest, ModelSpec, TextRequest,
 from ekiben.contract.gguf import GgufModel
 from ekiben.contract.testing import load_request
 from ekiben.contract.text.fan_out import interleave
-from ekiben.contract.text.tools import CallReader, plan_tools
+from ekiben.contract.text.tools import MAX_CALLS, CallReader, CallsReader, gathered, plan_tools
 from ekiben.contract.text.usage import total_usage
 from ekiben_llama_cpp.chat import ChatJob
 from ekiben_llama_cpp.completion import CompletionJob, prompts_of
@@ -195,6 +195,16 @@ def test_a_required_call_is_asked_for_as_json() -> None:
     assert named.fields["response_format"]["json_schema"]["schema"] == WEATHER["function"]["parameters"]
 
 
+def test_several_calls_may_be_demanded() -> None:
+    body = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": True}
+    schema = plan_tools(body).fields["response_format"]["json_schema"]["schema"]
+    assert (schema["type"], schema["minItems"], schema["maxItems"]) == ("array", 1, MAX_CALLS)
+    (branch,) = schema["items"]["anyOf"]
+    assert branch["properties"]["name"] == {"const": "weather"}
+    assert branch["properties"]["arguments"] == {"$ref": "#/$defs/arguments0"}
+    assert schema["$defs"]["arguments0"] == WEATHER["function"]["parameters"]
+
+
 def test_references_inside_a_schema_follow_it_into_the_larger_one() -> None:
     tree = {"type": "object", "properties": {"next": {"$ref": "#/$defs/t"}}, "$defs": {"t": {"$ref": "#"}}}
     plan = plan_tools({"tools": [CLOCK, function("tree", tree)], "tool_choice": "required"})
@@ -247,6 +257,30 @@ JSON_OBJECTS = st.dictionaries(
     ),
     max_size=4,
 )
+
+
+@given(calls=st.lists(st.tuples(st.text(min_size=1, max_size=8), JSON_OBJECTS), max_size=4), data=st.data())
+def test_several_calls_are_read_the_same_however_they_are_cut(
+    calls: list[tuple[str, dict[str, Any]]], data: Any
+) -> None:
+    written = [{"name": name, "arguments": arguments} for name, arguments in calls]
+    text = json.dumps(written, indent=data.draw(st.sampled_from([None, 2])))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    reader = CallsReader(None, several=True)
+    pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    deltas = [delta for piece in pieces for delta in reader.feed(piece)] + list(reader.finish())
+    read = gathered(deltas)
+    assert [(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in read] == calls
+    assert len({call["id"] for call in read}) == len(calls)
+    assert reader.called is bool(calls)
+
+
+def test_of_several_calls_the_last_may_be_cut_short() -> None:
+    reader = CallsReader(None, several=True)
+    text = '[{"name": "a", "arguments": {"x": 1}}, {"name": "b", "arguments": {"y": [1, 2'
+    read = gathered([*reader.feed(text), *reader.finish()])
+    assert [call["function"]["name"] for call in read] == ["a", "b"]
+    assert [call["function"]["arguments"] for call in read] == ['{"x": 1}', '{"y": [1, 2']
 
 
 @given(name=st.text(min_size=1, max_size=12), arguments=JSON_OBJECTS, data=st.data())

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from ekiben.contract import InvalidRequest, TextRequest, UnsupportedParameter
 from ekiben.contract.text.schemas import check_schema
-from ekiben.contract.text.tools import CallReader, plan_tools
+from ekiben.contract.text.tools import CallsReader, gathered, plan_tools
 from ekiben.contract.text.usage import total_usage
 from ekiben_llama_cpp.draft import ChatDraft, Draft
 from ekiben_llama_cpp.parameters import sampling, seeds
@@ -54,7 +54,6 @@ class ChatJob:
         count = body.get("n") or 1
         self._readers = [plan.reader() for _ in range(count)]
         self._begun = [False] * count
-        self._opened = [False] * count
         self._usages: list[tuple[int, Mapping[str, Any]]] = []
         self._created = 0
         self._verbatim = (
@@ -119,12 +118,10 @@ class ChatJob:
         if message.get("tool_calls") and not message["content"]:
             message["content"] = None
         if (reader := self._readers[index]) is not None:
-            arguments = reader.feed(message["content"] or "") + reader.finish()
+            calls = gathered([*reader.feed(message["content"] or ""), *reader.finish()])
             message["content"] = None
-            if reader.name is not None:
-                call = reader.opening()
-                call["function"]["arguments"] = arguments
-                message["tool_calls"] = [call]
+            if calls:
+                message["tool_calls"] = calls
                 reason = _reason_of_call(reason)
         return {
             "index": index,
@@ -139,7 +136,7 @@ class ChatJob:
         if choice.get("logprobs"):
             choice["logprobs"] = self._logprobs(choice["logprobs"])
         reader = self._readers[index]
-        if reader is not None and not self._call_delta(index, reader, choice):
+        if reader is not None and not self._call_delta(reader, choice):
             return
         chunk = {name: value for name, value in chunk.items() if name in _KEPT}
         chunk |= {"id": self._id, "model": self._model, "choices": [choice]}
@@ -147,22 +144,16 @@ class ChatJob:
             chunk["usage"] = None
         yield json.dumps(chunk).encode()
 
-    def _call_delta(self, index: int, reader: CallReader, choice: dict[str, Any]) -> bool:
-        """Make the delta of a text that of a call. Whether there is anything to tell."""
+    def _call_delta(self, reader: CallsReader, choice: dict[str, Any]) -> bool:
+        """Make the delta of a text that of calls. Whether there is anything to tell."""
         reason = choice["finish_reason"]
-        arguments = reader.feed(choice["delta"].pop("content", None) or "")
+        calls = list(reader.feed(choice["delta"].pop("content", None) or ""))
         if reason is not None:
-            arguments += reader.finish()
-        if reader.name is not None:
-            if not self._opened[index]:
-                self._opened[index] = True
-                opening = reader.opening()
-                opening["function"]["arguments"] = arguments
-                choice["delta"]["tool_calls"] = [{"index": 0} | opening]
-            elif arguments:
-                choice["delta"]["tool_calls"] = [{"index": 0, "function": {"arguments": arguments}}]
-            if reason is not None:
-                choice["finish_reason"] = _reason_of_call(reason)
+            calls += reader.finish()
+        if calls:
+            choice["delta"]["tool_calls"] = calls
+        if reason is not None and reader.called:
+            choice["finish_reason"] = _reason_of_call(reason)
         return bool(choice["delta"] or choice.get("logprobs") or reason)
 
     def _logprobs(self, logprobs: Mapping[str, Any] | None) -> dict[str, Any] | None:

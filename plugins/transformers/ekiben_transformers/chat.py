@@ -8,7 +8,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from ekiben.contract import TextRequest
-from ekiben.contract.text.tools import CallReader, ToolPlan, plan_tools
+from ekiben.contract.text.tools import CallsReader, ToolPlan, gathered, plan_tools
 from ekiben.contract.text.usage import total_usage
 from ekiben_transformers.answer import STOP, Ask, Piece, TokenScore, Writer
 from ekiben_transformers.clock import unix_time
@@ -153,17 +153,19 @@ class _Choice:
     ) -> None:
         self._vocabulary = vocabulary
         self._wants_logprobs = bool(body.get("logprobs"))
-        self._call: CallReader | None = plan.reader()
+        self._must_call: CallsReader | None = plan.reader()
         calls = bool(plan.fields.get("tools")) and plan.fields.get("tool_choice") != "none"
         self._parts = PartReader(
             prompter.calls if calls else None, reasons=prompter.reasons, thinking=thinking
         )
         self._one_call = body.get("parallel_tool_calls") is False
-        self._begun = self._opened = False
+        self._begun = False
         self._scores: list[dict[str, Any]] = []
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[dict[str, Any]] = []
+        self._told: list[dict[str, Any]] = []
+        """Of the calls that had to be made, delta by delta."""
         self._reason = STOP
         self._all_scores: list[dict[str, Any]] = []
 
@@ -179,28 +181,32 @@ class _Choice:
             yield delta, self._take_scores(), None
         if piece.finish_reason is not None:
             self._reason = piece.finish_reason
-            if self._calls and self._reason == STOP:
+            if (self._calls or self._told) and self._reason == STOP:
                 self._reason = "tool_calls"
             yield {}, self._take_scores(), self._reason
 
     def whole(self, index: int) -> dict[str, Any]:
         content = "".join(self._content)
+        calls = self._calls or gathered(self._told)
         message: dict[str, Any] = {
             "role": "assistant",
-            "content": None if self._calls and not content.strip() else content,
+            "content": None if calls and not content.strip() else content,
             "refusal": None,
         }
         if self._reasoning:
             message["reasoning_content"] = "".join(self._reasoning)
-        if self._calls:
-            message["tool_calls"] = self._calls
+        if calls:
+            message["tool_calls"] = calls
         logprobs = {"content": self._all_scores, "refusal": None} if self._wants_logprobs else None
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": self._reason}
 
     def _deltas(self, piece: Piece) -> Iterator[dict[str, Any]]:
         last = piece.finish_reason is not None
-        if self._call is not None:
-            yield from self._call_deltas(self._call, piece.text, last=last)
+        if (reader := self._must_call) is not None:
+            told = [*reader.feed(piece.text), *(reader.finish() if last else ())]
+            if told:
+                self._told += told
+                yield {"tool_calls": told}
             return
         for part in self._parts.feed(piece.text):
             yield from self._part_delta(part)
@@ -220,20 +226,6 @@ class _Choice:
         else:
             self._content.append(part.text)
             yield {"content": part.text}
-
-    def _call_deltas(self, reader: CallReader, text: str, *, last: bool) -> Iterator[dict[str, Any]]:
-        arguments = reader.feed(text) + (reader.finish() if last else "")
-        if reader.name is None:
-            return
-        if not self._opened:
-            self._opened = True
-            opening = reader.opening()
-            opening["function"]["arguments"] = arguments
-            self._calls.append(json.loads(json.dumps(opening)))
-            yield {"tool_calls": [{"index": 0} | opening]}
-        elif arguments:
-            self._calls[0]["function"]["arguments"] += arguments
-            yield {"tool_calls": [{"index": 0, "function": {"arguments": arguments}}]}
 
     def _take_scores(self) -> dict[str, Any] | None:
         scores, self._scores = self._scores, []

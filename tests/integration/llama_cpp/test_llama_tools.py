@@ -87,6 +87,22 @@ async def test_a_call_can_be_demanded(model: LlamaModel, named: bool) -> None:
     assert text_of(chunks) == ""
 
 
+async def test_several_calls_can_be_demanded(model: LlamaModel) -> None:
+    demand = {"messages": FRUITS, "tools": [CLOCK], "tool_choice": "required", "max_tokens": 500}
+    answer = await whole_chat(model, **demand, parallel_tool_calls=True)
+    assert answer.choices[0].finish_reason == "tool_calls"
+    calls = calls_of(answer)
+    assert len(calls) > 1, "the small model finds no end before the grammar's"
+    assert all(json.loads(call.function.arguments)["hour"] in range(24) for call in calls)
+    chunks = await chunks_of_chat(model, **demand, parallel_tool_calls=True)
+    deltas = [delta for chunk in chunks for delta in chunk.choices[0].delta.tool_calls or ()]
+    for index, call in enumerate(calls):
+        pieces = [delta.function for delta in deltas if delta.index == index]
+        assert pieces[0] is not None and pieces[0].name == call.function.name
+        assert "".join(piece.arguments or "" for piece in pieces if piece) == call.function.arguments
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
 def asked_before(city: str) -> list[dict[str, Any]]:
     """A question, the call it led to, and the answer: what a small model needs as an example."""
     function = {"name": "get_weather", "arguments": json.dumps({"city": city})}

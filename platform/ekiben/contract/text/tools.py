@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import uuid4
@@ -16,6 +16,8 @@ from uuid import uuid4
 from ekiben.contract.text.schemas import check_schema
 from ekiben.errors import InvalidRequest, UnsupportedParameter
 
+MAX_CALLS: Final = 16
+"""That must be made, in one answer."""
 _TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NO_PARAMETERS: Final[Mapping[str, Any]] = {"type": "object", "properties": {}, "additionalProperties": False}
 
@@ -26,12 +28,15 @@ class ToolPlan:
 
     fields: Mapping[str, Any]
     must_call: Sequence[Mapping[str, Any]] = ()
+    several: bool = False
+    """Whether it may make several of the calls that it must make."""
 
-    def reader(self) -> CallReader | None:
+    def reader(self) -> CallsReader | None:
         """For one answer."""
         if not self.must_call:
             return None
-        return CallReader(self.must_call[0]["name"] if len(self.must_call) == 1 else None)
+        only = len(self.must_call) == 1 and not self.several
+        return CallsReader(self.must_call[0]["name"] if only else None, several=self.several)
 
 
 def plan_tools(body: Mapping[str, Any]) -> ToolPlan:
@@ -49,8 +54,10 @@ def plan_tools(body: Mapping[str, Any]) -> ToolPlan:
     if choice == "required":
         functions = [tool["function"] for tool in tools]
         # The tools are described to the model, and what it writes is the schema's affair.
-        fields = {"tools": tools, "tool_choice": "none", "response_format": _call_format(functions)}
-        return ToolPlan(fields=fields, must_call=functions)
+        several = body.get("parallel_tool_calls") is True  # small models would find no end by themselves
+        written = _call_format(functions, several=several)
+        fields = {"tools": tools, "tool_choice": "none", "response_format": written}
+        return ToolPlan(fields=fields, must_call=functions, several=several)
     fields = {"tools": tools, "tool_choice": choice or "auto"}
     if body.get("parallel_tool_calls") is not None:
         fields["parallel_tool_calls"] = body["parallel_tool_calls"]
@@ -99,16 +106,15 @@ def _name(tool: Mapping[str, Any]) -> str:
     return name
 
 
-def _call_format(functions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The arguments alone where there is one function; else an object with its name first."""
+def _call_format(functions: Sequence[Mapping[str, Any]], *, several: bool) -> dict[str, Any]:
+    """The arguments alone where there is one function; else an object with its name first, or several."""
     schemas = [function.get("parameters") or _NO_PARAMETERS for function in functions]
-    if len(functions) == 1:
+    if len(functions) == 1 and not several:
         schema: Any = schemas[0]
     else:
-        schema = {
-            "anyOf": [_call_schema(function["name"], index) for index, function in enumerate(functions)],
-            "$defs": {_definition(index): _moved(schema, index) for index, schema in enumerate(schemas)},
-        }
+        one = {"anyOf": [_call_schema(function["name"], index) for index, function in enumerate(functions)]}
+        schema = {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_CALLS} if several else one
+        schema["$defs"] = {_definition(index): _moved(each, index) for index, each in enumerate(schemas)}
     return {"type": "json_schema", "json_schema": {"name": "call", "schema": schema}}
 
 
@@ -139,6 +145,85 @@ def _moved(schema: Any, index: int) -> Any:
     return schema
 
 
+class CallsReader:
+    """Reads the JSON of calls as the model writes it, and tells them as the deltas of a stream."""
+
+    def __init__(self, name: str | None, *, several: bool) -> None:
+        """`name`: of the only function there is. `several`: they come in a list."""
+        self._several = several
+        self._reader = CallReader(name)
+        self._index = -1 if several else 0
+        self._opened = False
+        self._depth = Depth()
+        self.called = False
+        """Whether a call has been told of."""
+
+    def feed(self, text: str) -> Iterator[dict[str, Any]]:
+        """Entries of `tool_calls`."""
+        if not self._several:
+            yield from self._tell(self._reader.feed(text))
+            return
+        begun = 0
+        for at, sign in enumerate(text):
+            before, after = self._depth.past(sign)
+            if not before and after:
+                begun = at
+                self._index += 1
+                self._reader, self._opened = CallReader(None), False
+            elif before and not after:
+                yield from self._tell(self._reader.feed(text[begun : at + 1]) + self._reader.finish())
+                begun = at + 1
+        if self._depth.braces:
+            yield from self._tell(self._reader.feed(text[begun:]))
+
+    def finish(self) -> Iterator[dict[str, Any]]:
+        """The end of what was cut short, or has no end of its own."""
+        if not self._several or self._depth.braces:
+            yield from self._tell(self._reader.finish())
+
+    def _tell(self, arguments: str) -> Iterator[dict[str, Any]]:
+        if self._reader.name is None:
+            return
+        if not self._opened:
+            self._opened = self.called = True
+            opening = self._reader.opening()
+            opening["function"]["arguments"] = arguments
+            yield {"index": self._index} | opening
+        elif arguments:
+            yield {"index": self._index, "function": {"arguments": arguments}}
+
+
+def gathered(deltas: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Whole calls, of all their deltas."""
+    calls: list[dict[str, Any]] = []
+    for delta in deltas:
+        if "id" in delta:
+            calls.append({"id": delta["id"], "type": delta["type"], "function": dict(delta["function"])})
+        else:
+            calls[delta["index"]]["function"]["arguments"] += delta["function"]["arguments"]
+    return calls
+
+
+class Depth:
+    """How deep one is inside the braces of a JSON text."""
+
+    def __init__(self) -> None:
+        self.braces = 0
+        self._quoted = self._escaped = False
+
+    def past(self, sign: str) -> tuple[int, int]:
+        """Before the sign, and after it."""
+        before = self.braces
+        if self._quoted:
+            self._quoted = self._escaped or sign != '"'
+            self._escaped = sign == "\\" and not self._escaped
+        elif sign == '"':
+            self._quoted = True
+        elif sign in "{}":
+            self.braces += 1 if sign == "{" else -1
+        return before, self.braces
+
+
 class CallReader:
     """Reads the JSON of one call as the model writes it, in pieces of any size."""
 
@@ -163,6 +248,8 @@ class CallReader:
                 return ""
             self.name = json.loads(head["name"])
             self._held = self._held[head.end() :]
+        if not self._told:
+            self._held = self._held.lstrip()
         # The last brace closes the object around the arguments, and what is last is not known yet.
         known = len(self._held.rstrip("} \t\r\n"))
         ready, self._held = self._held[:known], self._held[known:]
