@@ -13,9 +13,10 @@ FILE: Final = "$file"
 
 def scenarios(*, recording: str, picture: str, requests: str) -> list[Scenario]:
     """`recording`: the sentence, spoken; `picture`: a PNG; `requests`: lines of a batch. Paths of files."""
-    heard = {"model": "whisper-base", "file": {FILE: recording}, "language": "en"}
-    drawn = {"model": "digits-diffusion", "prompt": "a handwritten seven", "size": "32x32"}
-    said = {"model": "piper-en-us-joe", "voice": "alloy", "input": "Hello."}
+    return [*_vectors(), *_audio(recording), *_pictures(picture), *_files(requests)]
+
+
+def _vectors() -> list[Scenario]:
     texts = ["a lunch box", "a railway station"]
     return [
         Scenario(
@@ -30,6 +31,13 @@ def scenarios(*, recording: str, picture: str, requests: str) -> list[Scenario]:
             [{"model": "all-minilm-l6-v2", "input": texts, "dimensions": 4096}],
             lambda out: _refused(out, "dimensions"),
         ),
+    ]
+
+
+def _audio(recording: str) -> list[Scenario]:
+    heard = {"model": "whisper-base", "file": {FILE: recording}, "language": "en"}
+    said = {"model": "piper-en-us-joe", "voice": "alloy", "input": "Hello."}
+    return [
         Scenario(
             "speech",
             "audio.speech.create",
@@ -58,6 +66,12 @@ def scenarios(*, recording: str, picture: str, requests: str) -> list[Scenario]:
             lambda out: _deltas_add_up(out) and _said(_events(out)[-1]["text"]),
         ),
         Scenario("translation", "audio.translations.create", [_without(heard, "language")], _has_text),
+    ]
+
+
+def _pictures(picture: str) -> list[Scenario]:
+    drawn = {"model": "digits-diffusion", "prompt": "a handwritten seven", "size": "32x32"}
+    return [
         Scenario("a picture", "images.generate", [drawn | {"n": 2}], lambda out: len(out.whole["data"]) == 2),
         Scenario(
             "a picture, streamed with a preview",
@@ -79,6 +93,11 @@ def scenarios(*, recording: str, picture: str, requests: str) -> list[Scenario]:
             [drawn | {"size": "0x0"}],
             lambda out: _refused(out, "size"),
         ),
+    ]
+
+
+def _files(requests: str) -> list[Scenario]:
+    return [
         Scenario(
             "a file is kept",
             "files.create",

@@ -7,6 +7,7 @@ import shutil
 import socket
 import sqlite3
 import subprocess
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -28,17 +29,17 @@ MAX_FILES = 64
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MiB."""
+def small_disk() -> Iterator[Path]:
+    """A file system of 8 MiB, whose path is short enough for sockets."""
     if os.geteuid() != 0:
         pytest.skip("a small file system can only be mounted by root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("this machine does not let root mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with tempfile.TemporaryDirectory(prefix="ek-") as name:
+        folder = Path(name)
+        command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            pytest.skip("this machine does not let root mount a tmpfs")
+        yield folder
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture

@@ -435,7 +435,7 @@ class FleetWorld:
                     process = self.world.processes[replica]
                     assert not process.ready or process.terminated or process.silent
                     process.killed = True
-                case Evicted(_, _, for_model) if for_model:
+                case Evicted(gone, _, for_model) if for_model not in ("", gone):  # its own old version may
                     claims = self.core.models[for_model].replicas.values()
                     assert any(claim.purpose.may_evict for claim in claims), "somebody goes for idle work"
                 case StopZygote(engine):
