@@ -28,13 +28,12 @@ from ekiben.catalog.weights import WeightsStore
 from ekiben.clock import SYSTEM_CLOCK
 from ekiben.contract.policy import Policy
 from ekiben.errors import ConfigError
-from ekiben.fleet.berths import Berths
-from ekiben.fleet.burdens import Burdens
-from ekiben.fleet.core import FleetCore
-from ekiben.fleet.diary import Diary
-from ekiben.fleet.fork_launcher import ForkLauncher
+from ekiben.fleet.decisions.burdens import Burdens
+from ekiben.fleet.decisions.core import FleetCore
+from ekiben.fleet.decisions.diary import Diary
+from ekiben.fleet.decisions.starts import Starts
+from ekiben.fleet.decisions.state import Rules
 from ekiben.fleet.histories import Histories
-from ekiben.fleet.launcher import Launcher, SpawnLauncher
 from ekiben.fleet.memory.allowance import parse_allowance
 from ekiben.fleet.memory.book import Book
 from ekiben.fleet.memory.budgets import Budgets
@@ -43,18 +42,19 @@ from ekiben.fleet.policy.choice import choose_policy
 from ekiben.fleet.preparation import MemoryBook, StartBook
 from ekiben.fleet.preparer import CatalogPreparer
 from ekiben.fleet.prewarm import Prewarmer
-from ekiben.fleet.starts import Starts
-from ekiben.fleet.state import Rules
+from ekiben.fleet.processes.berths import Berths
+from ekiben.fleet.processes.fork_launcher import ForkLauncher
+from ekiben.fleet.processes.launcher import Launcher, SpawnLauncher
 from ekiben.fleet.supervisor import Supervisor
 from ekiben.fleet.witness import Audience, Witness
 from ekiben.gateway.app import Gateway, check_exposure
-from ekiben.gateway.http_protocol import HttpProtocol
+from ekiben.gateway.http.protocol import HttpProtocol
 from ekiben.gateway.inference import PATHS
 from ekiben.plugins.devices import usable_kinds
 from ekiben.plugins.dialects import load_dialects
 from ekiben.plugins.discovery import Plugins, discover
 from ekiben.plugins.gpus import gpu_readers
-from ekiben.runtime.footprint import children
+from ekiben.runtime.process.footprint import children
 from ekiben.settings import LoadedSettings, Settings, process_environment
 from ekiben.store.batches import BatchStore
 from ekiben.store.database import Database, sqlite_url

@@ -14,7 +14,7 @@ from bentoml import Service
 
 from ekiben.app import App
 from ekiben.errors import EkibenError
-from ekiben.runtime.parent import follow_supervisor, mark_supervisor, tell_supervisor_of_failure
+from ekiben.runtime.process.parent import follow_supervisor, mark_supervisor, tell_supervisor_of_failure
 from ekiben.settings import load_settings
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any, Final
 
 from ekiben.contract import NOTABLE_GAP_S, Idle, Policy, Resident
-from ekiben.fleet.ledger import HOST, Memory
+from ekiben.fleet.decisions.ledger import HOST, Memory
 from ekiben.fleet.policy.choice import choose_policy
 from ekiben.fleet.policy.history import GAPS_KEPT
 from ekiben.fleet.policy.victims import victims

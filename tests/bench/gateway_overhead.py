@@ -21,7 +21,7 @@ from typing import Any, Final
 import psutil
 import uvloop
 
-from ekiben.gateway.prefixes import chat_prefixes
+from ekiben.gateway.relay.prefixes import chat_prefixes
 from tests.bench.home import MODEL
 from tests.bench.scripted_platform import scripted_platform
 from tests.bench.wire import Client, ask, request

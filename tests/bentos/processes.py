@@ -18,7 +18,7 @@ import psutil
 from openai import OpenAI
 
 from ekiben.contract.model import ModelSpec
-from ekiben.fleet.berths import Plan
+from ekiben.fleet.processes.berths import Plan
 from ekiben.runtime.protocol import Order, Report, Stage
 
 ROOT = Path(__file__).parents[2]

@@ -15,9 +15,9 @@ from typing import Any
 
 import httpx
 
-from ekiben.fleet.berths import Berths
-from ekiben.fleet.fork_launcher import ForkLauncher
-from ekiben.fleet.launcher import Launcher, SpawnLauncher
+from ekiben.fleet.processes.berths import Berths
+from ekiben.fleet.processes.fork_launcher import ForkLauncher
+from ekiben.fleet.processes.launcher import Launcher, SpawnLauncher
 from ekiben.runtime.protocol import Report, Stage
 from tests.bentos.processes import parrot_plan
 

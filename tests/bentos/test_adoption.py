@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ekiben.fleet import adoption
-from ekiben.fleet.berths import PROCESS_FILE, Berths, Plan
 from ekiben.fleet.call import call
-from ekiben.fleet.launcher import Adopted, Launcher
+from ekiben.fleet.processes import adoption
+from ekiben.fleet.processes.berths import PROCESS_FILE, Berths, Plan
+from ekiben.fleet.processes.launcher import Adopted, Launcher
 from ekiben.runtime.protocol import ADOPT_PATH, ORDER_FILE
 from tests.bentos.processes import ROOT
 from tests.bentos.stand_in import make_launcher

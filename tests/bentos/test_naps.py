@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ekiben.fleet.launcher import Launcher
+from ekiben.fleet.processes.launcher import Launcher
 from ekiben.runtime.protocol import Report, Stage
 from tests.bentos.processes import PARROT, Replica, parrot_plan
 from tests.bentos.stand_in import make_launcher

@@ -14,12 +14,12 @@ import pytest
 
 from ekiben.catalog.specs import resolve_model
 from ekiben.errors import LoadFailed
-from ekiben.fleet.berths import Berths, Plan
-from ekiben.fleet.launcher import SpawnLauncher
+from ekiben.fleet.processes.berths import Berths, Plan
+from ekiben.fleet.processes.launcher import SpawnLauncher
 from ekiben.plugins.bentos import bento_folder
 from ekiben.plugins.discovery import discover
+from ekiben.runtime.process.shortage import is_shortage
 from ekiben.runtime.protocol import Report, Stage
-from ekiben.runtime.shortage import is_shortage
 
 GREEDY = {"context": 8192, "parallel": 32}
 """About 6 GB of keys and values."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from ekiben.fleet.probe import Prober
+from ekiben.fleet.processes.probe import Prober
 from ekiben.fleet.types import Address
 from ekiben.runtime.protocol import Stage
 from tests.bentos.processes import Replica

@@ -18,10 +18,10 @@ import httpx
 import psutil
 import pytest
 
-from ekiben.fleet import fork_launcher, zygote
-from ekiben.fleet.berths import Berths, Plan
-from ekiben.fleet.fork_launcher import ForkLauncher
-from ekiben.fleet.processes import child_pids, end_child
+from ekiben.fleet.processes import fork_launcher, zygote
+from ekiben.fleet.processes.berths import Berths, Plan
+from ekiben.fleet.processes.children import child_pids, end_child
+from ekiben.fleet.processes.fork_launcher import ForkLauncher
 from ekiben.runtime.protocol import Report, Stage
 from tests.bentos.processes import PARROT, parrot_plan
 

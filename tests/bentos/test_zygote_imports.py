@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from ekiben.catalog.specs import resolve_model
-from ekiben.fleet.berths import Berths, Plan
-from ekiben.fleet.fork_launcher import ForkLauncher
+from ekiben.fleet.processes.berths import Berths, Plan
+from ekiben.fleet.processes.fork_launcher import ForkLauncher
 from ekiben.plugins.bentos import bento_folder
 from ekiben.plugins.discovery import discover
 from ekiben.runtime.protocol import Report, Stage

@@ -26,8 +26,8 @@ from uvicorn.server import ServerState
 
 from ekiben.catalog.weights import WeightsStore
 from ekiben.contract import FetchFailed, SourceSpec
-from ekiben.gateway import upstream
-from ekiben.gateway.http_protocol import HttpProtocol
+from ekiben.gateway.http.protocol import HttpProtocol
+from ekiben.gateway.relay import upstream
 from ekiben.plugins.discovery import discover
 from tests.command_line import CommandLine, assert_fails
 from tests.conformance import tap

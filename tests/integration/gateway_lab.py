@@ -35,9 +35,9 @@ from ekiben.fleet.types import (
     ZygoteStatus,
 )
 from ekiben.gateway.app import Gateway
-from ekiben.gateway.batch_run import Pace
-from ekiben.gateway.http_protocol import HttpProtocol
-from ekiben.gateway.watchdog import Patience
+from ekiben.gateway.batches.run import Pace
+from ekiben.gateway.http.protocol import HttpProtocol
+from ekiben.gateway.http.watchdog import Patience
 from ekiben.plugins.dialects import Spoken
 from ekiben.plugins.discovery import Plugins, discover
 from ekiben.settings import load_settings

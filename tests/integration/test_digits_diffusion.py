@@ -19,7 +19,7 @@ from sklearn.svm import SVC  # type: ignore[import-untyped]
 from ekiben.catalog.specs import resolve_model
 from ekiben.contract import DrawRequest, Picture, testing
 from ekiben.plugins.discovery import discover, load_object
-from ekiben.runtime.drawing import ROUTES
+from ekiben.runtime.vision.drawing import ROUTES
 from tests.digits.words import NAMES
 from tests.replica_routes import client
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from ekiben.contract import Ability, Family, ModelSpec, SourceSpec, Variant, testing
 from ekiben.plugins.discovery import parse_manifest
-from ekiben.runtime import drawing
+from ekiben.runtime.vision import drawing
 from ekiben_diffusers.engine import Diffusers
 from ekiben_diffusers.watch import Watch
 from tests.replica_routes import client

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ekiben.contract.model import Ability, Family, ModelSpec, SourceSpec, Variant
-from ekiben.runtime.embeddings import ROUTES
+from ekiben.runtime.embedding.embeddings import ROUTES
 from tests.replica_routes import client, load_folder
 from tests.tiny_encoders import clip_folder
 

@@ -21,7 +21,7 @@ from ekiben.contract import Ability, EmbedRequest, InvalidRequest, LoadFailed, U
 from ekiben.contract.threads import WorkerThread
 from ekiben.plugins.discovery import discover
 from ekiben.runtime.batching.fronts import Fronts
-from ekiben.runtime.embeddings import ROUTES
+from ekiben.runtime.embedding.embeddings import ROUTES
 from tests.replica_routes import Weights, client, load, load_folder
 
 NAME = "all-minilm-l6-v2"

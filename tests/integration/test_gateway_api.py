@@ -103,7 +103,7 @@ async def test_broken_weights_are_said(lab: Lab, tmp_path: Path) -> None:
 async def test_files_of_this_machine_are_not_added_from_another(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ekiben.gateway.exchange.Exchange.client_host", "10.1.2.3")
+    monkeypatch.setattr("ekiben.gateway.http.exchange.Exchange.client_host", "10.1.2.3")
     spec = spec_of(lab)
     spec["variants"][0]["source"] = {"kind": "local", "path": "/etc/passwd"}
     for value in ({"path": "/etc/passwd"}, {"spec": spec}, {"yaml": json.dumps(spec)}):

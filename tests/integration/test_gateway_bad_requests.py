@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ekiben.gateway.http_protocol import HttpProtocol
-from ekiben.gateway.watchdog import Patience
+from ekiben.gateway.http.protocol import HttpProtocol
+from ekiben.gateway.http.watchdog import Patience
 from tests.integration.gateway_lab import (
     CHAT,
     VOICE,

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ekiben.gateway import engine_metrics
+from ekiben.gateway.api import engine_metrics
 from tests.integration.gateway_lab import CHAT, Lab, answer_bytes, answer_then_hang, running_lab
 
 TEXT = b'# HELP vllm:n Requests\n# TYPE vllm:n gauge\nvllm:n{model_name="m"} 3.0\n'

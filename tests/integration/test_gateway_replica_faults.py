@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from ekiben.gateway.watchdog import Patience
+from ekiben.gateway.http.watchdog import Patience
 from tests.integration.gateway_lab import (
     CHAT,
     CHUNKED_END,

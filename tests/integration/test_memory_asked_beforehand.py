@@ -15,8 +15,8 @@ import pytest
 
 from ekiben.catalog.specs import resolve_model
 from ekiben.errors import LoadFailed
-from ekiben.fleet.berths import Plan
 from ekiben.fleet.memory.estimates import Estimates
+from ekiben.fleet.processes.berths import Plan
 from ekiben.plugins.bentos import bento_folder
 from ekiben.plugins.discovery import discover
 

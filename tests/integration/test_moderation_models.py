@@ -10,7 +10,7 @@ import pytest
 from ekiben.contract import LoadFailed, ModerateRequest, Moderation, testing
 from ekiben.contract.model import Ability, Family, ModelSpec, SourceSpec, Variant
 from ekiben.runtime.batching.fronts import Fronts
-from ekiben.runtime.moderations import CATEGORIES, ROUTES
+from ekiben.runtime.embedding.moderations import CATEGORIES, ROUTES
 from tests.replica_routes import client, load_folder
 from tests.tiny_encoders import classifier_folder
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ekiben.catalog.specs import resolve_model
 from ekiben.contract import OcrLine, OcrPage, OcrRequest
 from ekiben.plugins.discovery import discover
-from ekiben.runtime import ocr, pdf
+from ekiben.runtime.vision import ocr, pdf
 from tests.replica_routes import client
 
 MODEL = resolve_model("pp-ocr-v6", plugins=discover())

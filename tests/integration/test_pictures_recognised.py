@@ -26,7 +26,7 @@ from ekiben.contract import (
     UnsupportedParameter,
     testing,
 )
-from ekiben.runtime.recognition import ROUTES
+from ekiben.runtime.vision.recognition import ROUTES
 from tests.digits.words import tokenizer
 from tests.replica_routes import client, load_folder
 

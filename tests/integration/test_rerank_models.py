@@ -13,7 +13,7 @@ import pytest
 from ekiben.contract import LoadFailed, RerankRequest
 from ekiben.contract.model import Ability, Family, ModelSpec, SourceSpec, Variant
 from ekiben.runtime.batching.fronts import Fronts
-from ekiben.runtime.rerank import ROUTES
+from ekiben.runtime.embedding.rerank import ROUTES
 from tests.replica_routes import client, load_folder
 from tests.tiny_encoders import classifier_folder, colbert_folder
 

@@ -19,7 +19,7 @@ from ekiben.catalog.specs import resolve_model
 from ekiben.contract import Ability, EngineError, InvalidRequest, LoadFailed, OcrLine, OcrRequest
 from ekiben.plugins.discovery import discover
 from ekiben.runtime.batching.fronts import Fronts
-from ekiben.runtime.ocr import ROUTES
+from ekiben.runtime.vision.ocr import ROUTES
 from tests.replica_routes import Weights, client, load, load_folder
 
 NAME = "pp-ocr-v6"

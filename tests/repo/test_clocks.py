@@ -21,7 +21,7 @@ STEADY = {"loop"}
 BY_THE_CALENDAR = {
     "platform/ekiben/fleet/prewarm.py",  # cron lines mean the time of day
     "platform/ekiben/fleet/histories.py",  # over a restart there is no other clock
-    "platform/ekiben/gateway/responses_archive.py",  # responses are kept for days, over restarts
+    "platform/ekiben/gateway/responses/archive.py",  # responses are kept for days, over restarts
 }
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ekiben.contract.policy import Idle, Resident
-from ekiben.fleet.core import FleetCore
-from ekiben.fleet.events import (
+from ekiben.fleet.decisions.core import FleetCore
+from ekiben.fleet.decisions.events import (
     Arrive,
     Budgets,
     Changed,
@@ -21,9 +21,9 @@ from ekiben.fleet.events import (
     Tick,
     Want,
 )
-from ekiben.fleet.ledger import Place
-from ekiben.fleet.scaling import Terms
-from ekiben.fleet.state import Rules
+from ekiben.fleet.decisions.ledger import Place
+from ekiben.fleet.decisions.scaling import Terms
+from ekiben.fleet.decisions.state import Rules
 from ekiben.runtime.protocol import Report, Stage
 
 

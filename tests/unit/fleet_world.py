@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from ekiben.errors import EngineError, EngineNotInstalled, FetchFailed
-from ekiben.fleet.core import FleetCore
-from ekiben.fleet.events import (
+from ekiben.fleet.decisions.core import FleetCore
+from ekiben.fleet.decisions.events import (
     Adopted,
     Answered,
     Arrive,
@@ -50,9 +50,9 @@ from ekiben.fleet.events import (
     Want,
     Withdraw,
 )
-from ekiben.fleet.ledger import Place
-from ekiben.fleet.scaling import Terms
-from ekiben.fleet.state import Purpose, Rules
+from ekiben.fleet.decisions.ledger import Place
+from ekiben.fleet.decisions.scaling import Terms
+from ekiben.fleet.decisions.state import Purpose, Rules
 from ekiben.fleet.types import State
 from ekiben.runtime.protocol import Report, Stage
 from tests.unit.fleet_in_hand import PlainPolicy

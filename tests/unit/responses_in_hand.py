@@ -11,7 +11,7 @@ from ekiben.contract.model import Ability, Family, ModelSpec, SourceSpec, Varian
 from ekiben.responses import ID_HEADER
 from ekiben.runtime.batching.fronts import Fronts
 from ekiben.runtime.http import Answer, Message, Request, Scope, Stream
-from ekiben.runtime.responses.routes import create_response
+from ekiben.runtime.text.responses.routes import create_response
 from tests.conformance.shapes import problems_of
 from tests.conformance.surface import Shape
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ekiben.errors import EngineNotInstalled
-from ekiben.runtime.audio_formats import FORMATS, PCM_RATE_HZ, encoder, slices, wav_header
+from ekiben.runtime.audio.formats import FORMATS, PCM_RATE_HZ, encoder, slices, wav_header
 
 SECONDS = 3
 

@@ -19,16 +19,16 @@ from openai.types.audio import (
 
 from ekiben.contract.abilities import AudioChunk, Transcription, TranscriptSegment, VoiceActivity
 from ekiben.errors import InvalidRequest, UnsupportedParameter
-from ekiben.runtime.form import Form, Upload
-from ekiben.runtime.languages import LANGUAGE_NAMES, language_name
-from ekiben.runtime.speech import FIELDS, OPENAI_VOICES, encoded, parse_body, resolve_voice
-from ekiben.runtime.transcripts import (
+from ekiben.runtime.audio.languages import LANGUAGE_NAMES, language_name
+from ekiben.runtime.audio.speech import FIELDS, OPENAI_VOICES, encoded, parse_body, resolve_voice
+from ekiben.runtime.audio.transcripts import (
     TRANSCRIPTION_FIELDS,
     TRANSLATION_FIELDS,
     UNSUPPORTED_FIELDS,
     _events,
     parse_form,
 )
+from ekiben.runtime.form import Form, Upload
 
 VOICES = ("anna", "bela", "onyx")
 

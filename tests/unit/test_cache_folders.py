@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ekiben.fleet.berths import cache_path
+from ekiben.fleet.processes.berths import cache_path
 
 
 def test_every_model_has_a_folder_of_its_own(tmp_path: Path) -> None:

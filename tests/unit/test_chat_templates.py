@@ -11,8 +11,8 @@ import pytest
 from ekiben.contract.model import ModelSpec
 from ekiben.contract.text.templates import MAX_TEMPLATE_CHARACTERS, ChatTemplate
 from ekiben.errors import ConfigError, InvalidRequest, UnsupportedParameter
-from ekiben.runtime.bounds import check_chat
 from ekiben.runtime.host import Assignment, prepare_load
+from ekiben.runtime.text.bounds import check_chat
 
 MESSAGES = [{"role": "user", "content": "hé <b>"}, {"role": "assistant", "content": "ho"}]
 

@@ -30,8 +30,8 @@ from ekiben.contract import (
     Step,
     Variant,
 )
-from ekiben.runtime import drawing
-from ekiben.runtime.drawing_fields import EDITS, GENERATIONS, VARIATIONS
+from ekiben.runtime.vision import drawing
+from ekiben.runtime.vision.drawing_fields import EDITS, GENERATIONS, VARIATIONS
 from tests.replica_routes import client
 
 SOURCE = SourceSpec(kind="local")

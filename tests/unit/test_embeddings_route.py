@@ -20,7 +20,8 @@ from ekiben.catalog.specs import resolve_model
 from ekiben.contract import Embeddings, EmbedImage, EmbedRequest
 from ekiben.errors import InvalidRequest
 from ekiben.plugins.discovery import discover
-from ekiben.runtime import embedding_input, embeddings
+from ekiben.runtime.embedding import embeddings
+from ekiben.runtime.embedding import inputs as embedding_input
 from tests.replica_routes import client
 
 MODEL = resolve_model("all-minilm-l6-v2", plugins=discover())

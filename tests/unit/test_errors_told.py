@@ -13,7 +13,7 @@ from ekiben.errors import (
     ReplicaDied,
     for_clients,
 )
-from ekiben.runtime.responses.request import counted_from_own
+from ekiben.runtime.text.responses.request import counted_from_own
 
 
 def test_lines_of_logs_are_not_for_clients() -> None:

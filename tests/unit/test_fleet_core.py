@@ -15,8 +15,8 @@ from ekiben.errors import (
     ReplicaDied,
     ShuttingDown,
 )
-from ekiben.fleet.core import FleetCore
-from ekiben.fleet.events import (
+from ekiben.fleet.decisions.core import FleetCore
+from ekiben.fleet.decisions.events import (
     Arrive,
     Changed,
     Effect,
@@ -40,11 +40,11 @@ from ekiben.fleet.events import (
     Want,
     Withdraw,
 )
-from ekiben.fleet.leaving import TERMINATE_GRACE_S
-from ekiben.fleet.life import STRIKES_BEFORE_BACKOFF
-from ekiben.fleet.requests import SUSPECT_S
-from ekiben.fleet.scaling import Terms
-from ekiben.fleet.state import Rules
+from ekiben.fleet.decisions.leaving import TERMINATE_GRACE_S
+from ekiben.fleet.decisions.life import STRIKES_BEFORE_BACKOFF
+from ekiben.fleet.decisions.requests import SUSPECT_S
+from ekiben.fleet.decisions.scaling import Terms
+from ekiben.fleet.decisions.state import Rules
 from ekiben.fleet.types import State
 from ekiben.runtime.protocol import Report, Stage
 from tests.unit.fleet_in_hand import PlainPolicy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ekiben.errors import InsufficientMemory, ModelNotFound, ShuttingDown
-from ekiben.fleet.events import (
+from ekiben.fleet.decisions.events import (
     Arrive,
     Effect,
     Evicted,
@@ -22,7 +22,7 @@ from ekiben.fleet.events import (
     Want,
     Withdraw,
 )
-from ekiben.fleet.scaling import Terms, idle_concurrency
+from ekiben.fleet.decisions.scaling import Terms, idle_concurrency
 from ekiben.runtime.protocol import Stage
 from tests.unit.fleet_in_hand import FleetInHand
 

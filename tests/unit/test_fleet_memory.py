@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ekiben.errors import InsufficientMemory, LoadFailed
-from ekiben.fleet.events import (
+from ekiben.fleet.decisions.events import (
     Budgets,
     Evicted,
     Exited,
@@ -26,8 +26,8 @@ from ekiben.fleet.events import (
     Terminate,
     Want,
 )
-from ekiben.fleet.ledger import Place
-from ekiben.fleet.scaling import Terms
+from ekiben.fleet.decisions.ledger import Place
+from ekiben.fleet.decisions.scaling import Terms
 from ekiben.fleet.types import State
 from ekiben.runtime.protocol import Report, Stage
 from tests.unit.fleet_in_hand import FleetInHand

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ekiben.errors import FetchFailed
-from ekiben.fleet.events import (
+from ekiben.fleet.decisions.events import (
     Adopted,
     Answered,
     Exited,
@@ -24,9 +24,9 @@ from ekiben.fleet.events import (
     Stop,
     Terminate,
 )
-from ekiben.fleet.ledger import Place
-from ekiben.fleet.routing import REMEMBERED, Prefixes
-from ekiben.fleet.scaling import SCALE_IN_S, SCALE_OUT_S, Terms, can_spare_one, needed
+from ekiben.fleet.decisions.ledger import Place
+from ekiben.fleet.decisions.routing import REMEMBERED, Prefixes
+from ekiben.fleet.decisions.scaling import SCALE_IN_S, SCALE_OUT_S, Terms, can_spare_one, needed
 from ekiben.fleet.types import State
 from ekiben.runtime.protocol import Stage
 from tests.unit.fleet_in_hand import FleetInHand

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ekiben.fleet.events import (
+from ekiben.fleet.decisions.events import (
     Effect,
     Evicted,
     Exited,
@@ -21,9 +21,9 @@ from ekiben.fleet.events import (
     Terminate,
     Wake,
 )
-from ekiben.fleet.ledger import Place
-from ekiben.fleet.life import LONGEST_SLEEP_S
-from ekiben.fleet.scaling import Terms
+from ekiben.fleet.decisions.ledger import Place
+from ekiben.fleet.decisions.life import LONGEST_SLEEP_S
+from ekiben.fleet.decisions.scaling import Terms
 from ekiben.fleet.types import State
 from ekiben.runtime.protocol import Report, Stage
 from tests.unit.fleet_in_hand import FleetInHand

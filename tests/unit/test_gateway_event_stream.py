@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ekiben.gateway.event_stream import HOLD_BYTES, EventStream
+from ekiben.gateway.relay.event_stream import HOLD_BYTES, EventStream
 
 ALPHABET = st.sampled_from([b"\n", b"\r", b"\r\n", b"data: ", b"[DONE]", b": ", b"x", "é".encode()])
 

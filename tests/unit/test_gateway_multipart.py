@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ekiben.errors import InvalidRequest
-from ekiben.gateway.multipart import FormFields
+from ekiben.gateway.http.multipart import FormFields
 
 TYPE = b"multipart/form-data; boundary=xyz"
 

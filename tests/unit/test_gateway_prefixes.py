@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ekiben.gateway.prefixes import (
+from ekiben.gateway.relay.prefixes import (
     BLOCK_BYTES,
     MAX_PREFIXES,
     MESSAGE_BYTES,

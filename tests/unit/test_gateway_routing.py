@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ekiben.errors import ConfigError, MethodNotAllowed, NotFound
 from ekiben.gateway.door import check_exposure, is_loopback
-from ekiben.gateway.exchange import Exchange
+from ekiben.gateway.http.exchange import Exchange
 from ekiben.gateway.routes import Route, Router
 from ekiben.settings import Settings
 

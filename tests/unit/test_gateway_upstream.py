@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ekiben.gateway.upstream import BUFFER_BYTES, Connection, UpstreamLost
+from ekiben.gateway.relay.upstream import BUFFER_BYTES, Connection, UpstreamLost
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 

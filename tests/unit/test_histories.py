@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from ekiben.clock import SystemClock
-from ekiben.fleet.core import FleetCore
+from ekiben.fleet.decisions.core import FleetCore
+from ekiben.fleet.decisions.state import Rules
 from ekiben.fleet.histories import KEEP_EVERY_S, Histories
 from ekiben.fleet.policy.history import HALF_LIFE_S, History
-from ekiben.fleet.state import Rules
 from ekiben.store.database import Database, sqlite_url
 from ekiben.store.records import Records
 from tests.unit.fleet_in_hand import PlainPolicy

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ekiben.gateway.http_transport import JoiningTransport
+from ekiben.gateway.http.transport import JoiningTransport
 
 
 class Wire(asyncio.Transport):

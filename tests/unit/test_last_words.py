@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ekiben.fleet.last_words import MAX_CHARACTERS, last_words
+from ekiben.fleet.processes.last_words import MAX_CHARACTERS, last_words
 
 LOG = """\
 2026-11-22 20:00:00,000 INFO loading

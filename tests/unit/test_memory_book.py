@@ -10,9 +10,9 @@ import pytest
 
 from ekiben.contract.manifest import BuildMark
 from ekiben.contract.model import Ability, Family, ModelSpec, Variant
-from ekiben.fleet.berths import Plan
-from ekiben.fleet.ledger import Place
+from ekiben.fleet.decisions.ledger import Place
 from ekiben.fleet.memory.book import GROWTH, Book
+from ekiben.fleet.processes.berths import Plan
 from ekiben.fleet.run_key import RunKey
 from ekiben.plugins.devices import usable_kinds
 from ekiben.plugins.discovery import Plugins, discover

@@ -12,7 +12,7 @@ from openai.types.moderation_create_params import ModerationCreateParams
 from ekiben.contract import Moderated, ModerateRequest, Moderation
 from ekiben.contract.model import Ability, Family, ModelSpec, SourceSpec, Variant
 from ekiben.errors import InvalidRequest
-from ekiben.runtime import moderations
+from ekiben.runtime.embedding import moderations
 from tests.replica_routes import client
 
 MODEL = ModelSpec(

@@ -13,7 +13,7 @@ from PIL import Image
 from ekiben.catalog.specs import resolve_model
 from ekiben.contract import OcrLine, OcrPage, OcrRequest
 from ekiben.plugins.discovery import discover
-from ekiben.runtime import ocr
+from ekiben.runtime.vision import ocr
 from tests.replica_routes import client
 
 MODEL = resolve_model("pp-ocr-v6", plugins=discover())

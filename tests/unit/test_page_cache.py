@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ekiben.fleet.page_cache import prefetch
+from ekiben.fleet.processes.page_cache import prefetch
 
 SIZE_BYTES = 4 * 2**20
 

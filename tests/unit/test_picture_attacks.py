@@ -26,7 +26,7 @@ from ekiben.contract import (
     OcrPage,
     OcrRequest,
 )
-from ekiben.runtime import ocr, recognition
+from ekiben.runtime.vision import ocr, recognition
 from tests.replica_routes import client
 
 MODEL = ModelSpec.model_validate(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ekiben.errors import InvalidRequest
-from ekiben.runtime.images import MAX_PIXELS, upright_png
+from ekiben.runtime.vision.images import MAX_PIXELS, upright_png
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ekiben.clock import SystemClock
 from ekiben.contract.model import ModelSpec
 from ekiben.errors import ModelNotFound
-from ekiben.fleet.diary import APART_S, ENTRIES_KEPT, Diary
+from ekiben.fleet.decisions.diary import APART_S, ENTRIES_KEPT, Diary
 from ekiben.fleet.policy.patterns import LEAST_HOLD_S, Burden
 from ekiben.fleet.prewarm import SCHEDULED_HOLD_S, Note, Prewarmer
 from ekiben.fleet.types import ModelStatus, State

@@ -6,7 +6,7 @@ import pytest
 
 from ekiben.cli.ps import _row
 from ekiben.fleet.types import Progress, State
-from ekiben.gateway.heartbeat import in_words
+from ekiben.gateway.relay.heartbeat import in_words
 
 
 @pytest.mark.parametrize(

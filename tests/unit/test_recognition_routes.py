@@ -23,8 +23,8 @@ from ekiben.contract import (
     ModelSpec,
 )
 from ekiben.errors import InvalidRequest
-from ekiben.runtime import recognition
-from ekiben.runtime.darkroom import Darkroom
+from ekiben.runtime.vision import recognition
+from ekiben.runtime.vision.darkroom import Darkroom
 from tests.replica_routes import client
 
 MODEL = ModelSpec.model_validate(

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, text
 from ekiben.clock import SYSTEM_CLOCK
 from ekiben.contract.model import Family, ModelSpec, Variant
 from ekiben.errors import ConfigError
-from ekiben.fleet.berths import Plan
+from ekiben.fleet.processes.berths import Plan
 from ekiben.fleet.run_key import RunKey
 from ekiben.store import records as records_module
 from ekiben.store.database import Database, sqlite_url

@@ -9,7 +9,7 @@ import pytest
 
 from ekiben.contract.abilities import Rerankings, RerankRequest
 from ekiben.contract.model import Ability, Family, ModelSpec, SourceSpec, Variant
-from ekiben.runtime import rerank
+from ekiben.runtime.embedding import rerank
 from tests.replica_routes import client
 
 MODEL = ModelSpec(

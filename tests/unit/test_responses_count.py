@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ekiben.contract.abilities import TokenizeRequest, Tokens
-from ekiben.runtime.responses.routes import ROUTES
+from ekiben.runtime.text.responses.routes import ROUTES
 from tests.replica_routes import client
 from tests.unit.responses_in_hand import SPEC, Scripted
 

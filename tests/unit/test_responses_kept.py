@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from ekiben.errors import ReplicaDied
-from ekiben.gateway.prefixes import item_prefixes, response_prefixes
-from ekiben.gateway.responses_archive import Archive
-from ekiben.gateway.responses_input import kept_items
-from ekiben.gateway.responses_recorder import Recorder
+from ekiben.gateway.relay.prefixes import item_prefixes, response_prefixes
+from ekiben.gateway.responses.archive import Archive
+from ekiben.gateway.responses.items import kept_items
+from ekiben.gateway.responses.recorder import Recorder
 from ekiben.responses import event, item_id, new_response_id, response_of_item
 from ekiben.store.database import Database
 from ekiben.store.responses import ResponseStore, StoredResponse

@@ -11,13 +11,13 @@ import pytest
 from ekiben.contract.manifest import EngineSection
 from ekiben.contract.model import Ability, Family, ModelSpec, Variant
 from ekiben.errors import InsufficientMemory
-from ekiben.fleet.berths import Berths, Plan, plan_of
-from ekiben.fleet.events import Fail, Go, Launch, Prepared, Release, Reported, Terminate
-from ekiben.fleet.ledger import Place
+from ekiben.fleet.decisions.events import Fail, Go, Launch, Prepared, Release, Reported, Terminate
+from ekiben.fleet.decisions.ledger import Place
 from ekiben.fleet.memory.book import Book
 from ekiben.fleet.memory.spreads import MOST, spreads
-from ekiben.runtime.devices import as_seen, parts, visible
+from ekiben.fleet.processes.berths import Berths, Plan, plan_of
 from ekiben.runtime.host import assignment_of
+from ekiben.runtime.process.devices import as_seen, parts, visible
 from ekiben.runtime.protocol import ORDER_FILE, Order, Report, Stage
 from ekiben.store.database import Database
 from ekiben.store.records import Records

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ekiben.contract.model import ModelSpec
-from ekiben.fleet.launcher import Plan
-from ekiben.fleet.starts import TO_READY, Starts, cold_cost_s, time_left_s
+from ekiben.fleet.decisions.starts import TO_READY, Starts, cold_cost_s, time_left_s
+from ekiben.fleet.processes.launcher import Plan
 from ekiben.store.database import Database, sqlite_url
 from ekiben.store.records import Records
 

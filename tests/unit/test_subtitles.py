@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ekiben.contract.abilities import TranscriptSegment
-from ekiben.runtime.subtitles import srt, vtt
+from ekiben.runtime.audio.subtitles import srt, vtt
 
 SEGMENTS = [
     TranscriptSegment(text=" Hello there.", start_s=0.0, end_s=1.5),

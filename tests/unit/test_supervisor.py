@@ -13,10 +13,10 @@ from ekiben.contract.model import ModelSpec
 from ekiben.contract.policy import Idle, Resident
 from ekiben.contract.source import FetchProgress
 from ekiben.errors import EkibenError, FetchFailed, LoadFailed, ModelNotFound, ModelNotReady, ShuttingDown
-from ekiben.fleet.core import FleetCore
-from ekiben.fleet.launcher import Adopted, Plan
-from ekiben.fleet.ledger import Place
-from ekiben.fleet.state import Rules
+from ekiben.fleet.decisions.core import FleetCore
+from ekiben.fleet.decisions.ledger import Place
+from ekiben.fleet.decisions.state import Rules
+from ekiben.fleet.processes.launcher import Adopted, Plan
 from ekiben.fleet.supervisor import Supervisor
 from ekiben.fleet.types import Address, State, ZygoteStatus
 from ekiben.fleet.witness import Witness

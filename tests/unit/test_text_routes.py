@@ -13,7 +13,7 @@ from ekiben.contract.model import Ability, Family, ModelSpec, SourceSpec, Varian
 from ekiben.errors import InvalidRequest, ModelNotFound, UnsupportedMediaType, UnsupportedParameter
 from ekiben.runtime.batching.fronts import Fronts
 from ekiben.runtime.http import Answer, Message, Request, Scope, Stream, respond
-from ekiben.runtime.text import ROUTES, create_chat_completion, create_completion
+from ekiben.runtime.text.completions import ROUTES, create_chat_completion, create_completion
 
 SPEC = ModelSpec(
     name="parrot",

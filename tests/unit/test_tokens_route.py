@@ -11,7 +11,7 @@ import pytest
 from ekiben.contract.abilities import TokenizeRequest, Tokens
 from ekiben.contract.model import Ability, Family, ModelSpec, SourceSpec, Variant
 from ekiben.errors import InvalidRequest
-from ekiben.runtime import tokens
+from ekiben.runtime.text import tokens
 from tests.replica_routes import client
 
 MODEL = ModelSpec(

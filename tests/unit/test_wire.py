@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ekiben.errors import InvalidRequest
-from ekiben.runtime import wire
-from ekiben.runtime.wire import Surface
+from ekiben.runtime.text import wire
+from ekiben.runtime.text.wire import Surface
 
 USER = {"role": "user", "content": "hi"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}

@@ -16,7 +16,7 @@ from ekiben.contract.model import ModelSpec, SourceSpec, Variant
 from ekiben.errors import EngineNotInstalled
 from ekiben.plugins.devices import usable_kinds
 from ekiben.plugins.discovery import Plugin, Plugins
-from ekiben.runtime.devices import parts
+from ekiben.runtime.process.devices import parts
 
 WORKING_SHARE: Final = 1.15
 """Beside its weights a model holds caches and activations; what was measured counts instead, once it is."""

@@ -26,7 +26,7 @@ LOOK_EVERY_S: Final = 0.2
 def logs(session: Session, name: str, follow: bool, lines: int) -> None:
     """Show what a model's replicas have logged."""
     from ekiben.cli.offline import find_spec
-    from ekiben.fleet.launcher import log_path
+    from ekiben.fleet.processes.launcher import log_path
     from ekiben.plugins.discovery import discover
 
     home = session.settings.home

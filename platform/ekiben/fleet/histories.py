@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator
 from typing import Final, Protocol
 
 from ekiben.clock import SYSTEM_CLOCK, Clock
+from ekiben.fleet.decisions.state import ModelState
 from ekiben.fleet.policy.history import History
-from ekiben.fleet.state import ModelState
 from ekiben.fleet.witness import Witness
 from ekiben.store.records import Uses
 

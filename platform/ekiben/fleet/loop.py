@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable
 
 from ekiben.clock import Clock
-from ekiben.fleet.core import FleetCore
-from ekiben.fleet.events import Effect, Event, Tick
+from ekiben.fleet.decisions.core import FleetCore
+from ekiben.fleet.decisions.events import Effect, Event, Tick
 
 
 class CoreLoop:

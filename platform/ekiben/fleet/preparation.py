@@ -11,9 +11,9 @@ from ekiben.clock import Clock
 from ekiben.contract.model import ModelSpec
 from ekiben.contract.source import FetchProgress
 from ekiben.errors import EkibenError, LoadFailed
-from ekiben.fleet.events import Event, Prepared, Preparing
-from ekiben.fleet.launcher import Plan
-from ekiben.fleet.ledger import Memory, Place
+from ekiben.fleet.decisions.events import Event, Prepared, Preparing
+from ekiben.fleet.decisions.ledger import Memory, Place
+from ekiben.fleet.processes.launcher import Plan
 
 logger = logging.getLogger(__name__)
 

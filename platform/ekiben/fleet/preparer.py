@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ekiben.catalog.parcel import Parcel, Shelves, fetch_parcel, local_parcel
 from ekiben.contract.model import ModelSpec
 from ekiben.contract.source import FetchProgress
-from ekiben.fleet.launcher import Plan
+from ekiben.fleet.processes.launcher import Plan
 from ekiben.plugins.bentos import bento_folder
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 from ekiben.clock import LOCAL_ZONE, SYSTEM_CLOCK, Clock
 from ekiben.contract.model import ModelSpec
 from ekiben.errors import EkibenError
-from ekiben.fleet.diary import Diary
+from ekiben.fleet.decisions.diary import Diary
 from ekiben.fleet.policy.patterns import LEAST_HITS, Burden, Pattern, find_pattern
 from ekiben.fleet.policy.schedule import next_due
 from ekiben.fleet.types import ModelStatus, State

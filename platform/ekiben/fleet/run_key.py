@@ -7,7 +7,7 @@ import json
 from typing import Final, NamedTuple
 
 from ekiben.contract.model import ModelSpec, Variant
-from ekiben.fleet.berths import Plan
+from ekiben.fleet.processes.berths import Plan
 
 _DIGEST_CHARACTERS: Final = 16
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ekiben.contract.model import ModelSpec
-from ekiben.fleet.core import FleetCore
+from ekiben.fleet.decisions.core import FleetCore
+from ekiben.fleet.decisions.state import ModelState, Replica
 from ekiben.fleet.preparation import Preparations, StartBook
-from ekiben.fleet.roster import Roster
-from ekiben.fleet.state import ModelState, Replica
+from ekiben.fleet.processes.roster import Roster
 from ekiben.fleet.timeline import Step, Timeline
 from ekiben.fleet.types import ModelStatus, ReplicaStatus, State
 

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 from ekiben.clock import SYSTEM_CLOCK, Clock
 from ekiben.contract.model import Family, ModelSpec
 from ekiben.errors import EkibenError, InsufficientMemory, ModelNotFound, ModelNotReady
-from ekiben.fleet.core import FleetCore
-from ekiben.fleet.events import (
+from ekiben.fleet.decisions.core import FleetCore
+from ekiben.fleet.decisions.events import (
     Adopted,
     Arrive,
     Changed,
@@ -45,13 +45,13 @@ from ekiben.fleet.events import (
     Wake,
     Want,
 )
+from ekiben.fleet.decisions.ledger import Place
+from ekiben.fleet.decisions.scaling import DEFAULT_CONCURRENCY, Terms, idle_concurrency
 from ekiben.fleet.feed import Feed
-from ekiben.fleet.launcher import Launcher, Plan, log_path
-from ekiben.fleet.ledger import Place
 from ekiben.fleet.loop import CoreLoop
 from ekiben.fleet.preparation import MemoryBook, Preparations, Preparer, StartBook
-from ekiben.fleet.roster import Roster
-from ekiben.fleet.scaling import DEFAULT_CONCURRENCY, Terms, idle_concurrency
+from ekiben.fleet.processes.launcher import Launcher, Plan, log_path
+from ekiben.fleet.processes.roster import Roster
 from ekiben.fleet.status import StatusBoard
 from ekiben.fleet.tickets import Granted, Tickets
 from ekiben.fleet.types import Fit, Lease, ModelStatus, Prefix, Progress, ZygoteStatus

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ekiben.errors import EkibenError
-from ekiben.fleet.events import Event, Release, Withdraw
+from ekiben.fleet.decisions.events import Event, Release, Withdraw
 from ekiben.fleet.types import Address
 
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Final
 
 from ekiben.clock import Clock
-from ekiben.fleet.core import FleetCore
-from ekiben.fleet.events import Answered, Budgets, Event, Silent, Spare, SpareZygote
-from ekiben.fleet.launcher import Launcher
-from ekiben.fleet.ledger import HOST
+from ekiben.fleet.decisions.core import FleetCore
+from ekiben.fleet.decisions.events import Answered, Budgets, Event, Silent, Spare, SpareZygote
+from ekiben.fleet.decisions.ledger import HOST
 from ekiben.fleet.preparation import MemoryBook
-from ekiben.fleet.probe import Prober
-from ekiben.fleet.roster import Roster
+from ekiben.fleet.processes.launcher import Launcher
+from ekiben.fleet.processes.probe import Prober
+from ekiben.fleet.processes.roster import Roster
 from ekiben.fleet.types import Address, State
 
 UPKEEP_S: Final = 5.0

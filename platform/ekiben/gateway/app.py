@@ -12,30 +12,30 @@ from ekiben import __version__
 from ekiben.clock import SYSTEM_CLOCK, Clock
 from ekiben.errors import EkibenError, ShuttingDown
 from ekiben.fleet.types import FleetPort
-from ekiben.gateway.aliases import Aliases
-from ekiben.gateway.answers import Answer, json_answer, manner_of
-from ekiben.gateway.api import Api, Explain
-from ekiben.gateway.asgi import Receive, Scope, Send
-from ekiben.gateway.batch_run import Means, Pace
-from ekiben.gateway.batches import Batches
+from ekiben.gateway.api.aliases import Aliases
+from ekiben.gateway.api.engine_metrics import EngineMetrics
+from ekiben.gateway.api.event_feed import EventFeed
+from ekiben.gateway.api.prewarms import NO_PREWARMS, Prewarms, PrewarmView
+from ekiben.gateway.api.requests import Requests
+from ekiben.gateway.api.routes import Api, Explain
+from ekiben.gateway.batches.routes import Batches
+from ekiben.gateway.batches.run import Means, Pace
 from ekiben.gateway.door import Door, check_exposure
-from ekiben.gateway.engine_metrics import EngineMetrics
-from ekiben.gateway.errand import Work
-from ekiben.gateway.event_feed import EventFeed
-from ekiben.gateway.exchange import ClientGone, Exchange
-from ekiben.gateway.files import Files
+from ekiben.gateway.files.library import Library, Room
+from ekiben.gateway.files.routes import Files
+from ekiben.gateway.http.answers import Answer, json_answer, manner_of
+from ekiben.gateway.http.asgi import Receive, Scope, Send
+from ekiben.gateway.http.exchange import ClientGone, Exchange
+from ekiben.gateway.http.watchdog import DEFAULT_PATIENCE, Patience, Watchdog
 from ekiben.gateway.inference import INFERENCE, Inference, dialect_entries
-from ekiben.gateway.library import Library, Room
 from ekiben.gateway.models_page import ModelsPage
 from ekiben.gateway.pictures import Pictures
 from ekiben.gateway.ports import CatalogPort
-from ekiben.gateway.prewarms import NO_PREWARMS, Prewarms, PrewarmView
-from ekiben.gateway.proxy import Proxy
-from ekiben.gateway.requests import Requests
-from ekiben.gateway.responses import Responses
+from ekiben.gateway.relay.errand import Work
+from ekiben.gateway.relay.proxy import Proxy
+from ekiben.gateway.relay.upstream import Upstreams
+from ekiben.gateway.responses.routes import Responses
 from ekiben.gateway.routes import Route, Router
-from ekiben.gateway.upstream import Upstreams
-from ekiben.gateway.watchdog import DEFAULT_PATIENCE, Patience, Watchdog
 from ekiben.plugins.dialects import Spoken
 from ekiben.plugins.discovery import Plugins
 from ekiben.settings import LoadedSettings, Settings

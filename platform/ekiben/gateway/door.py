@@ -13,7 +13,7 @@ import re
 from typing import Final
 
 from ekiben.errors import AuthenticationFailed, ConfigError, PermissionDenied
-from ekiben.gateway.exchange import Exchange
+from ekiben.gateway.http.exchange import Exchange
 from ekiben.settings import Settings
 
 MAX_KNOWN_HOSTS: Final = 64

@@ -9,13 +9,13 @@ from typing import Final
 
 from ekiben.contract.model import TEXT_ABILITIES, Ability, ModelSpec
 from ekiben.errors import InvalidRequest
-from ekiben.gateway.exchange import Exchange
+from ekiben.gateway.http.exchange import Exchange
 from ekiben.gateway.pictures import Pictures
 from ekiben.gateway.ports import CatalogPort
-from ekiben.gateway.prefixes import chat_prefixes, prompt_prefixes
-from ekiben.gateway.proxy import Job, Proxy
+from ekiben.gateway.relay.prefixes import chat_prefixes, prompt_prefixes
+from ekiben.gateway.relay.proxy import Job, Proxy
+from ekiben.gateway.relay.target import FORM_TYPE, JSON_TYPE, read_target
 from ekiben.gateway.routes import Route
-from ekiben.gateway.target import FORM_TYPE, JSON_TYPE, read_target
 from ekiben.plugins.dialects import Spoken
 
 

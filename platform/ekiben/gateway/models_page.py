@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ekiben.fleet.types import FleetPort
-from ekiben.gateway.answers import json_answer
-from ekiben.gateway.exchange import Exchange
+from ekiben.gateway.http.answers import json_answer
+from ekiben.gateway.http.exchange import Exchange
 from ekiben.gateway.ports import CatalogPort, EntryView
 from ekiben.gateway.routes import PARAMETER, Route
 

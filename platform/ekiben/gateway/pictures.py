@@ -14,8 +14,8 @@ from typing import Final
 import msgspec
 
 from ekiben.errors import CapacityError, NotFound
-from ekiben.gateway.answers import Answer
-from ekiben.gateway.exchange import Exchange
+from ekiben.gateway.http.answers import Answer
+from ekiben.gateway.http.exchange import Exchange
 from ekiben.gateway.routes import Route
 from ekiben.store.pictures import PictureStore
 

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 from urllib.parse import unquote
 
 from ekiben.errors import MethodNotAllowed, NotFound
-from ekiben.gateway.exchange import Exchange
+from ekiben.gateway.http.exchange import Exchange
 
 Handler: TypeAlias = Callable[[Exchange, str], Awaitable[None]]
 """Gets the exchange and what stood in the place of the route's parameter."""

@@ -27,7 +27,7 @@ from ekiben.runtime import standalone
 from ekiben.runtime.asgi import Application, ReplicaApp
 from ekiben.runtime.host import Assignment, ModelHost, assignment_of, prepare_load
 from ekiben.runtime.native import AudioBento, EmbeddingBento, FamilyBento, LlmBento, VisionBento
-from ekiben.runtime.parent import follow_supervisor, mark_supervisor, tell_supervisor_of_failure
+from ekiben.runtime.process.parent import follow_supervisor, mark_supervisor, tell_supervisor_of_failure
 from ekiben.runtime.protocol import Order, Report, Stage
 from ekiben.settings import load_standalone_settings
 

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from ekiben.contract.model import ModelSpec
 from ekiben.contract.parent import die_with_parent
 from ekiben.errors import EkibenError
-from ekiben.runtime.devices import as_seen, parts
 from ekiben.runtime.host import Assignment, prepare_load
+from ekiben.runtime.process.devices import as_seen, parts
 
 REPLICA_BYTES: Final = 96 * 2**20
 """What a replica holds before its engine does anything: Python and the server; measured."""

@@ -33,11 +33,11 @@ from ekiben.errors import EkibenError, EngineNotInstalled, LoadFailed
 from ekiben.plugins.discovery import Plugin, Plugins, discover, load_object
 from ekiben.runtime.batching.batcher import Watch
 from ekiben.runtime.batching.fronts import Fronts
-from ekiben.runtime.devices import as_seen, parts
-from ekiben.runtime.footprint import host_bytes
+from ekiben.runtime.process.devices import as_seen, parts
+from ekiben.runtime.process.footprint import host_bytes
+from ekiben.runtime.process.shortage import is_shortage
+from ekiben.runtime.process.signals import stopping_at_once
 from ekiben.runtime.protocol import Order, Report, Stage
-from ekiben.runtime.shortage import is_shortage
-from ekiben.runtime.signals import stopping_at_once
 
 logger = logging.getLogger(__name__)
 

@@ -24,11 +24,11 @@ from pydantic import Field
 from ekiben.contract import abilities, pictures
 from ekiben.contract.model import Ability, Family
 from ekiben.errors import EkibenError, InvalidRequest
-from ekiben.runtime import ocr
-from ekiben.runtime.darkroom import darkroom
 from ekiben.runtime.host import ModelHost
-from ekiben.runtime.picture_formats import PictureFormat
-from ekiben.runtime.recognition import rendered_detection, rendered_labels
+from ekiben.runtime.vision import ocr
+from ekiben.runtime.vision.darkroom import darkroom
+from ekiben.runtime.vision.formats import PictureFormat
+from ekiben.runtime.vision.recognition import rendered_detection, rendered_labels
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -23,14 +23,14 @@ from pydantic import ValidationError
 from ekiben.clock import SYSTEM_CLOCK
 from ekiben.contract.parent import die_with_parent
 from ekiben.errors import LoadFailed
-from ekiben.runtime.channel import Channel
-from ekiben.runtime.custody import Adoptable, Custody
-from ekiben.runtime.devices import visible
 from ekiben.runtime.host import SCRATCH, ModelHost, assignment_of
-from ekiben.runtime.naps import Naps
-from ekiben.runtime.output import survive_full_disks
+from ekiben.runtime.process.channel import Channel
+from ekiben.runtime.process.custody import Adoptable, Custody
+from ekiben.runtime.process.devices import visible
+from ekiben.runtime.process.naps import Naps
+from ekiben.runtime.process.output import survive_full_disks
+from ekiben.runtime.process.shortage import is_shortage
 from ekiben.runtime.protocol import Order, Report, Stage
-from ekiben.runtime.shortage import is_shortage
 from ekiben.settings import export
 
 if TYPE_CHECKING:

@@ -16,16 +16,16 @@ from ekiben.errors import EkibenError, InvalidRequest, MethodNotAllowed, NotFoun
 from ekiben.runtime.http import Route
 
 ABILITIES_OF_MODULE: Final[dict[str, frozenset[Ability]]] = {
-    "ekiben.runtime.text": frozenset({Ability.CHAT, Ability.COMPLETE}),
-    "ekiben.runtime.responses.routes": frozenset({Ability.CHAT}),
-    "ekiben.runtime.embeddings": frozenset({Ability.EMBED}),
-    "ekiben.runtime.rerank": frozenset({Ability.RERANK}),
-    "ekiben.runtime.moderations": frozenset({Ability.MODERATE}),
-    "ekiben.runtime.tokens": TEXT_ABILITIES,
-    "ekiben.runtime.audio": frozenset({Ability.TRANSCRIBE, Ability.TRANSLATE, Ability.SPEAK}),
-    "ekiben.runtime.ocr": frozenset({Ability.READ_TEXT}),
-    "ekiben.runtime.drawing": frozenset({Ability.GENERATE_IMAGE, Ability.EDIT_IMAGE}),
-    "ekiben.runtime.recognition": frozenset({Ability.CLASSIFY, Ability.DETECT}),
+    "ekiben.runtime.text.completions": frozenset({Ability.CHAT, Ability.COMPLETE}),
+    "ekiben.runtime.text.responses.routes": frozenset({Ability.CHAT}),
+    "ekiben.runtime.embedding.embeddings": frozenset({Ability.EMBED}),
+    "ekiben.runtime.embedding.rerank": frozenset({Ability.RERANK}),
+    "ekiben.runtime.embedding.moderations": frozenset({Ability.MODERATE}),
+    "ekiben.runtime.text.tokens": TEXT_ABILITIES,
+    "ekiben.runtime.audio.routes": frozenset({Ability.TRANSCRIBE, Ability.TRANSLATE, Ability.SPEAK}),
+    "ekiben.runtime.vision.ocr": frozenset({Ability.READ_TEXT}),
+    "ekiben.runtime.vision.drawing": frozenset({Ability.GENERATE_IMAGE, Ability.EDIT_IMAGE}),
+    "ekiben.runtime.vision.recognition": frozenset({Ability.CLASSIFY, Ability.DETECT}),
 }
 ABILITY_OF_PATH: Final[dict[str, Ability]] = {
     "/v1/chat/completions": Ability.CHAT,
@@ -99,7 +99,7 @@ def routes_of(abilities: frozenset[Ability]) -> list[Route]:
 def warm(abilities: frozenset[Ability]) -> None:
     """Make ready what the first request would wait for otherwise. Blocking; harmless beside requests."""
     if abilities & {Ability.CHAT, Ability.COMPLETE}:
-        from ekiben.runtime import wire
+        from ekiben.runtime.text import wire
 
         wire.warm()
 

@@ -12,11 +12,11 @@ from typing import Final, Protocol
 
 from ekiben.contract.model import ModelSpec, Variant
 from ekiben.errors import InsufficientMemory
-from ekiben.fleet.berths import Plan
-from ekiben.fleet.ledger import HOST, Memory, Place, largest
+from ekiben.fleet.decisions.ledger import HOST, Memory, Place, largest
 from ekiben.fleet.memory.spreads import spreads
+from ekiben.fleet.processes.berths import Plan
 from ekiben.fleet.run_key import RunKey
-from ekiben.runtime.devices import parts
+from ekiben.runtime.process.devices import parts
 from ekiben.store.records import Need
 
 GROWTH: Final = 1.25

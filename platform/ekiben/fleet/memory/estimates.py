@@ -12,8 +12,8 @@ from typing import Final
 from pydantic import ValidationError
 
 from ekiben.errors import LoadFailed
-from ekiben.fleet.berths import Plan
-from ekiben.fleet.launcher import InterpreterOf, always_ours
+from ekiben.fleet.processes.berths import Plan
+from ekiben.fleet.processes.launcher import InterpreterOf, always_ours
 from ekiben.fleet.run_key import RunKey
 from ekiben.runtime.estimate import EstimateAnswer, EstimateRequest
 

@@ -10,7 +10,7 @@ from typing import Final
 import psutil
 
 from ekiben.fleet.memory.cgroups import limiting_groups
-from ekiben.runtime.footprint import descendants
+from ekiben.runtime.process.footprint import descendants
 
 _KIB: Final = 1024
 _COUNTED: Final = ("Pss_Anon:", "Pss_Shmem:")

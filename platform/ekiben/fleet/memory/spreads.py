@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from ekiben.runtime.devices import together
+from ekiben.runtime.process.devices import together
 
 MOST: Final = 64
 """Ways of one kind that are looked at; where there are more, only neighbours on the bus go together."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from ekiben.fleet.ledger import Memory
+from ekiben.fleet.decisions.ledger import Memory
 
 T = TypeVar("T")
 

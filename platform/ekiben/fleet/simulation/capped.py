@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ekiben.contract.policy import Resident
-from ekiben.fleet.ledger import HOST
+from ekiben.fleet.decisions.ledger import HOST
 from ekiben.fleet.policy.history import History
 from ekiben.fleet.policy.victims import victims
 from ekiben.fleet.simulation.outcome import Outcome

@@ -1,0 +1,1 @@
+"""The processes of the fleet: started, forked, watched, adopted, ended."""

@@ -1,0 +1,1 @@
+"""The embedding family: texts and pictures as vectors, by relevance, and by what speaks against them."""
