@@ -3,7 +3,8 @@
 One client with one connection each way, turn by turn, so that noise hits both alike; what the gateway's
 process takes is told by the kernel. With a replica that costs nothing, request after request and with a
 pause before each, when nothing of the platform is in the processor's caches any more; then with a real one.
-Streamed events are counted as they come from one fast replica, and one at a time from many streams at once.
+Streamed events are counted as they come from one fast replica, and one at a time from many streams at once,
+there beside a loop that only reads and writes, which is the least that any gateway takes for them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import json
 import statistics
+import subprocess
+import sys
 import time
 import timeit
 from collections.abc import Iterator
@@ -33,6 +36,7 @@ PAUSE_S: Final = 0.02
 EVENTS: Final = 1000
 STREAMS: Final = 5
 CROWD: Final = 32
+CROWD_ROUNDS: Final = 3
 TOKEN_MS: Final = 4
 CONVERSATION: Final = json.dumps({"messages": [{"role": "user", "content": "word " * 80}] * 20}).encode()
 BODY: Final = {"model": MODEL, "prompt": "One", "max_tokens": 1, "temperature": 0}
@@ -50,7 +54,7 @@ def run(folder: Path, weights: Path) -> Iterator[dict[str, Any]]:
         yield pair.stream(request_us)
     (folder / "slow").mkdir()
     with scripted_platform(folder / "slow", weights / "weights", token_ms=TOKEN_MS) as platform:
-        yield Pair.of(platform, str(platform.socket)).crowd(platform.url, request_us)
+        yield crowd(Pair.of(platform, str(platform.socket)).gateway, platform.url, str(platform.socket))
     real = Platform(folder / "real", weights / "weights").start()
     try:
         real.post("/v1/completions", BODY)
@@ -84,13 +88,13 @@ class Pair:
     def compare(self, name: str, *, rounds: int, pause_s: float = 0.0) -> tuple[float, dict[str, Any]]:
         """The CPU time that the gateway took for a request, in µs, and the row."""
         pairs = []
-        before_s = self._cpu_s()
+        before_s = cpu_s(self.gateway)
         for _ in range(rounds):
             time.sleep(pause_s)
             direct_s = self.direct.ask(ONE)
             time.sleep(pause_s)
             pairs.append((direct_s, self.through.ask(ONE)))
-        cpu_us = (self._cpu_s() - before_s) / rounds * 1e6
+        cpu_us = (cpu_s(self.gateway) - before_s) / rounds * 1e6
         return cpu_us, {
             "row": name,
             "replica_p50_ms": round(statistics.median(pair[0] for pair in pairs) * 1000, 3),
@@ -102,25 +106,35 @@ class Pair:
 
     def stream(self, request_us: float) -> dict[str, Any]:
         """One stream after the other, its events as fast as they come."""
-        before_s = self._cpu_s()
+        before_s = cpu_s(self.gateway)
         for _ in range(STREAMS):
             self.through.ask(MANY)
-        used_us = (self._cpu_s() - before_s) * 1e6 - STREAMS * request_us
+        used_us = (cpu_s(self.gateway) - before_s) * 1e6 - STREAMS * request_us
         return {"row": "streamed events, many at a time", "cpu_us": round(used_us / STREAMS / EVENTS, 1)}
 
-    def crowd(self, url: str, request_us: float) -> dict[str, Any]:
-        """Streams at the pace of an engine, side by side."""
-        before_s = self._cpu_s()
-        uvloop.run(_ask_at_once(url, CROWD))
-        used_us = (self._cpu_s() - before_s) * 1e6 - CROWD * request_us
-        return {
-            "row": f"streamed events, one at a time, of {CROWD} streams",
-            "cpu_us": round(used_us / CROWD / EVENTS, 1),
-        }
 
-    def _cpu_s(self) -> float:
-        times = self.gateway.cpu_times()
-        return float(times.user + times.system)
+def crowd(gateway: psutil.Process, url: str, socket: str) -> dict[str, Any]:
+    """Streams at the pace of an engine, side by side; what begins and ends them counts too."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.bench.bare_relay", socket], stdout=subprocess.PIPE, text=True
+    ) as relay:
+        assert relay.stdout is not None
+        ways = {"gateway": (gateway, url)}
+        ways["bare_loop"] = (psutil.Process(relay.pid), f"http://127.0.0.1:{int(relay.stdout.readline())}")
+        taken_us: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(CROWD_ROUNDS):
+            for way, (process, address) in ways.items():
+                before_s = cpu_s(process)
+                uvloop.run(_ask_at_once(address, CROWD))
+                taken_us[way].append((cpu_s(process) - before_s) * 1e6 / CROWD / EVENTS)
+        relay.kill()
+    cpu_us = {f"{way}_cpu_us": round(statistics.median(taken), 1) for way, taken in taken_us.items()}
+    return {"row": f"streamed events, one at a time, of {CROWD} streams", **cpu_us}
+
+
+def cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 async def _ask_at_once(url: str, count: int) -> None:
