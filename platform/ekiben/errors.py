@@ -3,7 +3,8 @@
     EkibenError
     ├── RequestError        4xx, the caller can mend it
     │   ├── InvalidRequest            400
-    │   │   └── UnsupportedParameter  400
+    │   │   ├── UnsupportedParameter  400
+    │   │   └── TooManyTokens         400
     │   ├── AuthenticationFailed      401
     │   ├── PermissionDenied          403
     │   ├── NotFound                  404
@@ -85,6 +86,13 @@ class UnsupportedParameter(InvalidRequest):
     """A field that the API knows and the engine cannot honour: said, never dropped."""
 
     code = "unsupported_parameter"
+
+
+class TooManyTokens(InvalidRequest):
+    """All inputs together are more than one request may have. Type and code are OpenAI's."""
+
+    type = "max_tokens_per_request"
+    code = "max_tokens_per_request"
 
 
 class AuthenticationFailed(RequestError):

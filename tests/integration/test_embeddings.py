@@ -17,7 +17,14 @@ import pytest
 from numpy.typing import NDArray
 
 from ekiben.catalog.specs import resolve_model
-from ekiben.contract import Ability, EmbedRequest, InvalidRequest, LoadFailed, UnsupportedParameter
+from ekiben.contract import (
+    Ability,
+    EmbedRequest,
+    InvalidRequest,
+    LoadFailed,
+    TooManyTokens,
+    UnsupportedParameter,
+)
 from ekiben.contract.threads import WorkerThread
 from ekiben.plugins.discovery import discover
 from ekiben.runtime.batching.fronts import Fronts
@@ -191,7 +198,32 @@ async def test_many_megabytes_are_read_portion_by_portion(loaded: Any) -> None:
     batching = loaded.batching[Ability.EMBED]
     items = batching.items(EmbedRequest(inputs=["station " * 30_000] * 16))
     assert not isinstance(items, list)
-    assert [item.length for item in items] == [256] * 16
+    steps = list(items)
+    assert steps[:2] == [None, None], "other requests have their turn on the thread"
+    assert [item.length for item in steps if item] == [256] * 16
+
+
+@pytest.mark.parametrize("inputs", [["station " * 260] * 1172, [[5] * 300] * 1172])
+async def test_more_tokens_than_a_request_may_have(loaded: Any, inputs: list[Any]) -> None:
+    """Counted as they are read: of each no more than the model's 256."""
+    front = Fronts(loaded).able(Ability.EMBED)
+    with pytest.raises(TooManyTokens) as caught:
+        await front.embed(EmbedRequest(inputs=inputs))
+    assert caught.value.error_code == "max_tokens_per_request"
+    batching = loaded.batching[Ability.EMBED]
+    fits = filter(None, batching.items(EmbedRequest(inputs=inputs[:1171])))
+    assert sum(item.length for item in fits) == 1171 * 256
+
+
+async def test_too_many_tokens_have_the_error_of_openai(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/v1/embeddings", json={"model": NAME, "input": [[5] * 300] * 1172})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"], error["code"], error["param"]) == (
+        400,
+        "max_tokens_per_request",
+        "max_tokens_per_request",
+        None,
+    )
 
 
 @pytest.mark.parametrize("token", [30522, 10**12])

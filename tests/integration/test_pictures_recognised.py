@@ -71,7 +71,7 @@ class Wanted:
 
 def together(batching: Batching[Any, Any, Any, Any], requests: Sequence[Any]) -> list[Any]:
     """As the runtime's batcher does, with all of them in one batch."""
-    items = [list(batching.items(request)) for request in requests]
+    items = [list(filter(None, batching.items(request))) for request in requests]
     values = [item.value for of_one in items for item in of_one]
     assert len({item.group for of_one in items for item in of_one}) == 1
     assert len(values) <= batching.max_items

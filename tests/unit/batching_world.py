@@ -40,7 +40,7 @@ class Shouting:
     """When held: each batch enters, and waits to be let go."""
     given_up: list[list[str]] = field(default_factory=list)
 
-    def items(self, request: Asked) -> Iterable[Item[tuple[str, Hashable]]]:
+    def items(self, request: Asked) -> Iterable[Item[tuple[str, Hashable]] | None]:
         if "refused" in request.words:
             raise InvalidRequest("one of the words is refused", param="words")
         return self._read(request) if request.lazy else [self._item(request, word) for word in request.words]
@@ -48,9 +48,10 @@ class Shouting:
     def _item(self, request: Asked, word: str) -> Item[tuple[str, Hashable]]:
         return Item((word, request.group), length=len(word), group=request.group)
 
-    def _read(self, request: Asked) -> Iterator[Item[tuple[str, Hashable]]]:
+    def _read(self, request: Asked) -> Iterator[Item[tuple[str, Hashable]] | None]:
         try:
             for word in request.words:
+                yield None
                 if word == "broken":
                     raise InvalidRequest("the rest cannot be read", param="words")
                 self.read.append(word)

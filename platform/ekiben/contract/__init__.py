@@ -12,6 +12,7 @@ first-party ones too, runs over itself.
 """
 
 from ekiben.contract.abilities import (
+    MAX_EMBED_TOKENS,
     AudioChunk,
     Chat,
     Complete,
@@ -44,6 +45,7 @@ from ekiben.contract.abilities import (
     TranscriptSegment,
     TranscriptWord,
     VoiceActivity,
+    check_embed_tokens,
 )
 from ekiben.contract.batching import Batched, Batching, GivenUp, Item, Run
 from ekiben.contract.dialect import Dialect, DialectRoute, Events, Failure, Translation
@@ -100,12 +102,14 @@ from ekiben.errors import (
     InvalidRequest,
     LoadFailed,
     RequestTooLarge,
+    TooManyTokens,
     UnsupportedParameter,
 )
 
 __all__ = [
     "ABILITIES_OF_FAMILY",
     "API_VERSION",
+    "MAX_EMBED_TOKENS",
     "NOTABLE_GAP_S",
     "Ability",
     "AudioChunk",
@@ -186,6 +190,7 @@ __all__ = [
     "TokenizeRequest",
     "Tokenizer",
     "Tokens",
+    "TooManyTokens",
     "Transcribe",
     "TranscribeRequest",
     "TranscribedPiece",
@@ -196,4 +201,5 @@ __all__ = [
     "UnsupportedParameter",
     "Variant",
     "VoiceActivity",
+    "check_embed_tokens",
 ]

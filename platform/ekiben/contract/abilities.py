@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 from ekiben.contract.batching import Batched
 from ekiben.contract.model import Ability
 from ekiben.contract.pictures import Classify, Detect, EditImage, GenerateImage
+from ekiben.errors import TooManyTokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,18 @@ class EmbedImage:
 EmbedInput: TypeAlias = str | list[int] | EmbedImage
 """A text, its tokens by the model's own tokenizer, or a picture. `UnsupportedParameter` for pictures from
 models that do not see."""
+
+MAX_EMBED_TOKENS: Final = 300_000
+"""Of all inputs of a request for vectors, as OpenAI has it."""
+
+
+def check_embed_tokens(count: int) -> None:
+    """Raises TooManyTokens. For engines to call as they count, before anything is computed."""
+    if count > MAX_EMBED_TOKENS:
+        raise TooManyTokens(
+            f"requested at least {count} tokens, the limit of a request is {MAX_EMBED_TOKENS}: "
+            "send the inputs in several requests"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

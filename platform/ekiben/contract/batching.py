@@ -68,12 +68,13 @@ class Batching(Protocol[Asked, Value, Result, Answered]):
         """How much one batch may cost: its number of items, times the length of the longest. A single item
         may cost more. None: any."""
 
-    def items(self, request: Asked) -> Iterable[Item[Value]]:
+    def items(self, request: Asked) -> Iterable[Item[Value] | None]:
         """At least one item of each request. Raises `InvalidRequest` and `UnsupportedParameter`.
 
         A list, where all are at hand. An iterator is read step by step, as far as its items are needed, and
         closed when nobody waits any more: so a long recording is never in memory whole. What it raises later
-        is the request's fault as well.
+        is the request's fault as well. A step that has no item to hand out yet gives None, so that other
+        requests have their turn on the thread; lists hold none.
         """
 
     def prepare(self, values: Sequence[Value]) -> Any:

@@ -74,7 +74,7 @@ class Alone:
         """The values of items that may be computed together, as they follow each other."""
         batch: list[Item[Any]] = []
         count = 0
-        for item in self.batching.items(request):
+        for item in filter(None, self.batching.items(request)):
             count += 1
             expect(item.length >= 0, "an item's length is not negative")
             if batch and not self._fits(batch, item):

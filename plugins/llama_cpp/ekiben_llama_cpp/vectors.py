@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 from ekiben.contract import (
+    MAX_EMBED_TOKENS,
     Embeddings,
     EmbedImage,
     EmbedRequest,
@@ -22,6 +23,7 @@ from ekiben.contract import (
     Rerankings,
     RerankRequest,
     UnsupportedParameter,
+    check_embed_tokens,
 )
 from ekiben_llama_cpp.client import LlamaClient
 from ekiben_llama_cpp.native import NativeServer
@@ -36,6 +38,8 @@ _CHARACTERS: Final = 4
 """Of a token, roughly."""
 _MARKS: Final = 8
 """Tokens that templates put around a query and a document, allowed for."""
+_FRAME: Final = 2
+"""Tokens that a model puts around a text."""
 _EUCLIDEAN: Final = 2
 _NONE: Final = -1
 
@@ -96,6 +100,7 @@ class EmbeddingModel(_VectorModel):
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         _check(request)
+        await self._check_tokens(request.inputs)
         answers = await self._each(list(request.inputs), self._embed)
         numbers = array("f")
         for answer in answers:
@@ -109,6 +114,18 @@ class EmbeddingModel(_VectorModel):
             vectors=vectors,
             prompt_tokens=sum(answer["usage"]["prompt_tokens"] for answer in answers),
         )
+
+    async def _check_tokens(self, inputs: Sequence[Any]) -> None:
+        """Raises TooManyTokens. Counts only what may be too much: no token is shorter than a byte."""
+        most = [len(entry.encode()) + _FRAME if isinstance(entry, str) else len(entry) for entry in inputs]
+        counted, uncounted = 0, sum(most)
+        for entry, allowed in zip(inputs, most, strict=True):
+            if counted + uncounted <= MAX_EMBED_TOKENS:
+                return
+            uncounted -= allowed
+            text = isinstance(entry, str)
+            counted += len((await self.tokens_of(entry, special=True)).ids) if text else allowed
+            check_embed_tokens(counted)
 
     async def _embed(self, inputs: Sequence[Any]) -> Any:
         body = {"input": inputs, "encoding_format": "base64", "embd_normalize": self._normalize}

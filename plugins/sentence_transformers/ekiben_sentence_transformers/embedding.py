@@ -25,6 +25,7 @@ from ekiben.contract import (
     LoadRequest,
     Run,
     UnsupportedParameter,
+    check_embed_tokens,
 )
 from ekiben_sentence_transformers.features import Encoded, Features, TextFeatures, counts_of
 from ekiben_sentence_transformers.folder import ModelFolder
@@ -57,12 +58,12 @@ class EmbedBatching:
         self.max_items = int(request.options["batch_size"])
         self.max_length = batch_length(request, folder)
 
-    def items(self, request: EmbedRequest) -> Iterable[Item[Value]]:
+    def items(self, request: EmbedRequest) -> Iterable[Item[Value] | None]:
         self._finish.check(request.dimensions)
         prompt = self._prompts.of(request)
-        portions = self._reading.portions(request, prompt)
+        portions = _counted(self._reading.portions(request, prompt))
         if sum(len(entry) for entry in request.inputs if not isinstance(entry, EmbedImage)) > AT_ONCE:
-            return (item for portion in portions for item in portion)
+            return _in_steps(portions)
         return [item for portion in portions for item in portion]
 
     def prepare(self, values: Sequence[Value]) -> Features:
@@ -209,6 +210,25 @@ class Finish:
         if self._forced or (cut and self._normalize):
             rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         return np.ascontiguousarray(rows, dtype=np.float32)
+
+
+def _counted(portions: Iterable[list[Item[Value]]]) -> Iterator[list[Item[Value]]]:
+    """The same. Raises TooManyTokens as soon as they are."""
+    tokens = 0
+    for portion in portions:
+        tokens += sum(item.length for item in portion if isinstance(item.value, dict))
+        check_embed_tokens(tokens)
+        yield portion
+
+
+def _in_steps(portions: Iterable[list[Item[Value]]]) -> Iterator[Item[Value] | None]:
+    """All are read before the first is handed out: nothing is computed of a request that is refused."""
+    read: list[list[Item[Value]]] = []
+    for portion in portions:
+        read.append(portion)
+        yield None
+    for portion in read:
+        yield from portion
 
 
 def _item(encoded: Encoded, prompt_length: int | None) -> Item[Value]:

@@ -19,6 +19,7 @@ from ekiben.contract import (
     ModelSpec,
     RerankRequest,
     TokenizeRequest,
+    TooManyTokens,
     UnsupportedParameter,
 )
 from ekiben.contract.testing import check_engine, load_request
@@ -127,6 +128,15 @@ async def test_what_cannot_be_embedded_is_refused(files: Path, tmp_path: Path) -
         with pytest.raises(UnsupportedParameter, match="dimensions"):
             await model.embed(EmbedRequest(inputs=["the cat"], dimensions=8))
         assert len(await embedded(model, "cat " * 62)) == 1, "the longest input that fits"
+
+
+@pytest.mark.parametrize("inputs", [[[5] * 60_001] * 5, ["cat " * 37_500] * 9])
+async def test_more_tokens_than_a_request_may_have(files: Path, tmp_path: Path, inputs: list[Any]) -> None:
+    async with loaded(order(files / "bert.gguf", tmp_path, context=64)) as model:
+        with pytest.raises(TooManyTokens, match="300000"):
+            await embedded(model, *inputs)
+        with pytest.raises(InvalidRequest, match="64 of the model's context"):
+            await embedded(model, *inputs[:4])
 
 
 async def test_giving_up_leaves_room_for_others(files: Path, tmp_path: Path) -> None:

@@ -182,12 +182,14 @@ class Batcher:
         job.end_if_complete()
         self._wake.set()
 
-    async def _read(self, job: Job, items: Iterator[Item[Any]]) -> None:
+    async def _read(self, job: Job, items: Iterator[Item[Any] | None]) -> None:
         """Keep at hand what the next batch can take."""
         ahead = self._jobs[job].batching.max_items
         try:
             async with aclosing(self._preparing.iterate(lambda: items)) as read:
                 async for item in read:
+                    if item is None:
+                        continue
                     self._add(job, [item], complete=False)
                     while job.waiting_count >= ahead or job.outlet.qsize() > ahead:
                         job.taken.clear()
@@ -359,8 +361,10 @@ class Batcher:
             batch.picks[0][0].fail(_as_engine_error(error))
 
 
-def _items(batching: Batching[Any, Any, Any, Any], request: Any) -> list[Item[Any]] | Iterator[Item[Any]]:
-    items = batching.items(request)
+def _items(
+    batching: Batching[Any, Any, Any, Any], request: Any
+) -> list[Item[Any]] | Iterator[Item[Any] | None]:
+    items: Any = batching.items(request)
     return list(items) if isinstance(items, Sequence) else iter(items)
 
 
