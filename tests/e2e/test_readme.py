@@ -95,6 +95,12 @@ def test_python(platform: Platform, folder: Path, marker: str, expected: str) ->
     assert expected in run(f"python -c {shlex.quote(program)}", platform, folder)
 
 
+def test_a_picture_is_drawn(platform: Platform, folder: Path) -> None:
+    run(f"python -c {shlex.quote(block('python', 'images.generate'))}", platform, folder)
+    with Image.open(folder / "seven.png") as picture:
+        assert picture.size == (32, 32)
+
+
 @pytest.mark.parametrize("line", block("sh", "ekiben model ls").strip().splitlines())
 def test_command(platform: Platform, folder: Path, line: str) -> None:
     output = run(line, platform, folder)
@@ -111,8 +117,9 @@ def test_add_a_model(platform: Platform, folder: Path) -> None:
 
 
 def test_engine_install_of_what_is_there(platform: Platform, folder: Path) -> None:
-    command = block("sh", "engine install sentence_transformers").replace(".venv/bin/ekiben", "ekiben")
-    assert run(f"{command.strip()} --dry-run", platform, folder).strip()
+    commands = block("sh", "engine install sentence_transformers").replace(".venv/bin/ekiben", "ekiben")
+    for command in commands.strip().splitlines():
+        assert run(f"{command} --dry-run", platform, folder).strip()
 
 
 def test_engines_in_environments_of_their_own(platform: Platform, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""`ekiben run` with models that speak, hear, read and embed: real ones, on a real platform."""
+"""`ekiben run` with models that speak, hear, read, draw, see and embed: real ones, on a real platform."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tests.command_line import CommandLine, assert_fails
 from tests.running import Platform
+from tests.tiny_encoders import classifier_folder
+from tests.tiny_recognisers import vit_folder, yolos_folder
 
 SENTENCE = "Please mind the gap between the train and the platform."
 
@@ -65,6 +67,45 @@ def test_a_picture_is_read(run: CommandLine, tmp_path: Path) -> None:
     with picture.open("rb") as file, run.started("run", "pp-ocr-v6", "-", stdin=file) as process:
         output, _ = process.communicate(timeout=60)
         assert plain(output.decode()).replace(" ", "") == "platformnine"
+
+
+def test_a_picture_is_drawn(run: CommandLine, tmp_path: Path) -> None:
+    for name, kind in (("seven.png", "PNG"), ("seven.jpg", "JPEG"), ("seven.webp", "WEBP")):
+        done = run("run", "digits-diffusion", "a handwritten seven", "-o", str(tmp_path / name))
+        assert done.stdout.startswith(f"wrote {tmp_path / name} ("), done.stderr
+        with Image.open(tmp_path / name) as picture:
+            assert (picture.format, picture.size) == (kind, (32, 32))
+    piped = run.started("run", "digits-diffusion", "a handwritten seven")
+    with piped as process:
+        output, _ = process.communicate(timeout=60)
+        assert output.startswith(b"\x89PNG")
+    wrong = run("run", "digits-diffusion", "a handwritten seven", "-o", str(tmp_path / "seven.gif"))
+    assert wrong.returncode == 2 and "png, jpeg" in wrong.stderr
+
+
+def test_a_picture_is_recognised(run: CommandLine, tmp_path: Path) -> None:
+    picture = tmp_path / "grey.png"
+    Image.new("RGB", (48, 40), "grey").save(picture)
+    for name, make in (("sees", vit_folder), ("finds", yolos_folder)):
+        added = run("model", "add", str(make(tmp_path / name)), "--name", name)
+        assert added.returncode == 0, added.stderr
+    title, first, *_ = run("run", "sees", str(picture)).stdout.splitlines()
+    assert title.split() == ["LABEL", "SCORE"]
+    assert first.split()[0] in {"train", "platform", "lunch", "ticket"}
+    assert len(run.json("run", "sees", str(picture))["labels"]) == 4
+    found = run.json("run", "finds", str(picture))
+    assert (found["width"], found["height"]) == (48, 40)
+    labels = [line.split()[0] for line in run("run", "finds", str(picture)).stdout.splitlines()]
+    assert labels == (["LABEL", *(one["label"] for one in found["objects"])] if found["objects"] else ["no"])
+
+
+def test_a_text_is_judged(run: CommandLine, tmp_path: Path) -> None:
+    folder = classifier_folder(tmp_path / "judge", labels=("OK", "violence"))
+    added = run("model", "add", str(folder), "--name", "judge")
+    assert added.returncode == 0, added.stderr
+    table = run("run", "judge", "a lunch box").stdout.splitlines()
+    assert table[0].split() == ["CATEGORY", "SCORE", "FLAGGED"]
+    assert table[1].split()[0] == "violence"
 
 
 def test_broken_files_are_told(run: CommandLine, tmp_path: Path) -> None:

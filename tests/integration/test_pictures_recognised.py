@@ -29,8 +29,7 @@ from ekiben.contract import (
 from ekiben.runtime.vision.recognition import ROUTES
 from tests.digits.words import tokenizer
 from tests.replica_routes import client, load_folder
-
-SIDE = 32
+from tests.tiny_recognisers import SIDE, vit_folder, yolos_folder
 
 
 def picture(seed: int, size: tuple[int, int] = (48, 40)) -> Picture:
@@ -84,42 +83,12 @@ def together(batching: Batching[Any, Any, Any, Any], requests: Sequence[Any]) ->
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("classifier")
-    names = ("train", "platform", "lunch", "ticket")
-    torch.manual_seed(1)
-    config = transformers.ViTConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        image_size=SIDE,
-        patch_size=8,
-        id2label=dict(enumerate(names)),
-        label2id={name: number for number, name in enumerate(names)},
-    )
-    transformers.ViTForImageClassification(config).save_pretrained(folder)
-    transformers.ViTImageProcessorPil(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
-    return folder
+    return vit_folder(tmp_path_factory.mktemp("classifier"))
 
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("detector")
-    torch.manual_seed(2)
-    config = transformers.YolosConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        image_size=[64, 64],
-        patch_size=16,
-        num_detection_tokens=7,
-        id2label={0: "train", 1: "platform"},
-    )
-    transformers.YolosForObjectDetection(config).save_pretrained(folder)
-    size = {"shortest_edge": 48, "longest_edge": 96}
-    transformers.YolosImageProcessorPil(size=size).save_pretrained(folder)
-    return folder
+    return yolos_folder(tmp_path_factory.mktemp("detector"))
 
 
 @pytest.fixture(scope="module")

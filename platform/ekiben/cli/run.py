@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ekiben.cli import run_files, run_text
+from ekiben.cli import run_pictures, run_sounds, run_text
 from ekiben.cli.client import model_path
 from ekiben.cli.question import Question
 from ekiben.cli.session import Session
@@ -26,7 +26,8 @@ from ekiben.cli.session import Session
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    help="Speech: the file to write; its suffix names the format: wav, mp3, flac, opus, aac, pcm.",
+    help="Speech and pictures: the file to write. Its suffix names the format: wav, mp3, flac, opus, aac, "
+    "pcm; png, jpeg, webp.",
 )
 @click.option("--voice", default="default", show_default=True, help="Speech: one of the model's voices.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole answer as JSON.")
@@ -34,7 +35,7 @@ from ekiben.cli.session import Session
 def run(session: Session, /, name: str, words: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Ask a model, or chat with it.
 
-    PROMPT is a text for models that chat, embed or speak, and a file for those that hear or read; `-`
+    PROMPT is a text for models that chat, embed, speak or draw, and a file for those that hear or see; `-`
     reads it from standard input. A chat model without PROMPT holds a conversation: Ctrl-C stops an
     answer, /exit or Ctrl-D ends it.
 
@@ -44,6 +45,7 @@ def run(session: Session, /, name: str, words: tuple[str, ...], as_json: bool, *
       ekiben run piper-en-us-joe "The train is late." -o late.wav
       ekiben run whisper-base late.wav
       ekiben run pp-ocr-v6 receipt.png
+      ekiben run digits-diffusion "a handwritten seven" -o seven.png
     """
     platform = session.platform()
     model = platform.get(model_path(name))
@@ -69,9 +71,13 @@ _ASK = {
     "chat": run_text.chat,
     "complete": run_text.complete,
     "embed": run_text.embed,
-    "speak": run_files.speak,
-    "transcribe": run_files.transcribe,
-    "translate": run_files.transcribe,
-    "read_text": run_files.read_text,
+    "moderate": run_text.moderate,
+    "speak": run_sounds.speak,
+    "transcribe": run_sounds.transcribe,
+    "translate": run_sounds.transcribe,
+    "generate_image": run_pictures.draw,
+    "read_text": run_pictures.read_text,
+    "classify": run_pictures.classify,
+    "detect": run_pictures.detect,
 }
 """In the order in which a model that can do several things is asked."""

@@ -1,4 +1,4 @@
-"""Asking models that take a text: chat, completion, embedding; and the conversation in the terminal."""
+"""Asking models that take a text and answer in words or numbers; and the conversation in the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from ekiben.cli.client import read_events
-from ekiben.cli.output import echo_json
+from ekiben.cli.output import echo_json, echo_table
 from ekiben.cli.question import Question
 from ekiben.cli.waiting import notice_of
 from ekiben.errors import EkibenError
@@ -18,6 +18,7 @@ from ekiben.errors import EkibenError
 CHAT_PATH: Final = "/v1/chat/completions"
 COMPLETE_PATH: Final = "/v1/completions"
 EMBED_PATH: Final = "/v1/embeddings"
+MODERATE_PATH: Final = "/v1/moderations"
 SHOWN_VALUES: Final = 8
 HELP: Final = "/clear forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops an answer"
 
@@ -47,6 +48,24 @@ def embed(question: Question) -> None:
     more = ", …" if len(vector) > SHOWN_VALUES else ""
     tokens = answer["usage"]["prompt_tokens"]
     click.echo(f"{len(vector)} dimensions, length {norm:.3f}, from {tokens} tokens: [{values}{more}]")
+
+
+def moderate(question: Question) -> None:
+    """What speaks against a text, the strongest first."""
+    body = {"model": question.model, "input": question.text()}
+    with notice_of(question.platform, question.model):
+        answer = question.platform.call("POST", MODERATE_PATH, body)
+    if question.as_json:
+        echo_json(answer)
+        return
+    (result,) = answer["results"]
+    scores = sorted(result["category_scores"].items(), key=lambda one: -one[1])
+    rows = [
+        (name, f"{score:.3f}", "yes" if result["categories"][name] else "no")
+        for name, score in scores
+        if score
+    ]
+    echo_table(("CATEGORY", "SCORE", "FLAGGED"), rows, empty="nothing speaks against it")
 
 
 def converse(question: Question) -> None:
