@@ -104,7 +104,8 @@ async def echo(seen: Seen, writer: asyncio.StreamWriter) -> None:
         error = {"message": "no", "type": "invalid_request_error", "param": None, "code": None}
         await answer_json({"error": error}, status=400)(seen, writer)
     else:
-        await answer_json({"object": "chat.completion", "said": said})(seen, writer)
+        usage = {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}
+        await answer_json({"object": "chat.completion", "said": said, "usage": usage})(seen, writer)
 
 
 def check_surface(method: str, path: str, response: Response) -> Any:

@@ -76,6 +76,8 @@ async def test_a_batch_from_file_to_file(batches: BatchLab) -> None:
     assert batch.model == CHAT
     counts = batch.request_counts
     assert (counts.total, counts.completed, counts.failed) == (7, 6, 1)
+    assert (batch.usage.input_tokens, batch.usage.output_tokens, batch.usage.total_tokens) == (18, 12, 30)
+    assert batch.usage.input_tokens_details.cached_tokens == 6
     times = [batch.created_at, batch.in_progress_at, batch.finalizing_at, batch.completed_at]
     assert times == sorted(times)
     assert batch.errors is None
@@ -272,6 +274,7 @@ async def test_the_next_platform_goes_on(ekiben_home: Path) -> None:
     async with batch_lab(ekiben_home) as second:
         batch = await second.reached(batch.id, "completed")
         assert batch.request_counts.completed == 12
+        assert batch.usage.total_tokens == 12 * 5, "what the first platform had answered counts"
         output = await second.lines_of(batch.output_file_id)
         assert sorted(each["custom_id"] for each in output) == sorted(f"c{n}" for n in range(12))
         assert len(second.lab.replica.seen) == 6

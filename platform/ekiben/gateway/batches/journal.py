@@ -15,16 +15,21 @@ from typing import IO, Any, Final
 import msgspec
 
 from ekiben.gateway.batches.lines import digest
+from ekiben.gateway.batches.usage import Usage
 from ekiben.store.blobs import Blobs, full_or_same, new_id, sync_folder
 
 MAX_PIECE_BYTES: Final = 2**20
+
+
+class _Response(msgspec.Struct):
+    body: Any = None
 
 
 class _Told(msgspec.Struct):
     """Of a line that was written here."""
 
     custom_id: str
-    response: msgspec.Raw = msgspec.Raw(b"null")
+    response: _Response | None = None
 
 
 _TOLD: Final = msgspec.json.Decoder(_Told)
@@ -37,6 +42,7 @@ class Journal:
         """Goes on with what is there. Raises StorageFull and OSError."""
         self.completed = 0
         self.failed = 0
+        self.usage = Usage()
         self._guard = threading.Lock()  # lines are written by several threads
         self._done: set[bytes] = set()
         blobs.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -81,17 +87,20 @@ class Journal:
             self._done.add(key)
             if response is not None and file is self._output:
                 self.completed += 1
+                self.usage.add(response["body"])
             elif response is not None:
                 self.failed += 1
 
     def _recall_good(self, line: bytes) -> None:
-        self._done.add(digest(_TOLD.decode(line).custom_id))
+        told = _TOLD.decode(line)
+        self.usage.add(told.response and told.response.body)
+        self._done.add(digest(told.custom_id))
         self.completed += 1
 
     def _recall_bad(self, line: bytes) -> None:
         told = _TOLD.decode(line)
         self._done.add(digest(told.custom_id))
-        self.failed += bytes(told.response) != b"null"
+        self.failed += told.response is not None
 
     def close(self) -> None:
         """Idempotent."""

@@ -87,7 +87,7 @@ class BatchRun:
         if (journal := self._journal) is None:
             return self._batch
         counts = self._batch["request_counts"] | {"completed": journal.completed, "failed": journal.failed}
-        return self._batch | {"request_counts": counts}
+        return self._batch | {"request_counts": counts, "usage": journal.usage.told()}
 
     def end(self, how: str) -> None:
         """`cancelled` or `expired`: nothing more is begun, what is done is kept. The first one counts."""
