@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from openai.types import Batch
+
 from tests.conformance.scenarios import Outcome, Scenario
 
 SENTENCE: Final = "Please stand behind the yellow line until the train has stopped."
@@ -11,9 +13,12 @@ FILE: Final = "$file"
 """`{"$file": path}` among the arguments is opened by the runner."""
 
 
-def scenarios(*, recording: str, picture: str, requests: str) -> list[Scenario]:
-    """`recording`: the sentence, spoken; `picture`: a PNG; `requests`: lines of a batch. Paths of files."""
-    return [*_vectors(), *_audio(recording), *_pictures(picture), *_files(requests)]
+def scenarios(*, recording: str, picture: str, requests: str, done: Batch) -> list[Scenario]:
+    """`recording`: the sentence, spoken; `picture`: a PNG; `requests`: lines of a batch. Paths of files.
+
+    `done`: a batch of those lines that is completed.
+    """
+    return [*_vectors(), *_audio(recording), *_pictures(picture), *_files(requests), *_batches(done)]
 
 
 def _vectors() -> list[Scenario]:
@@ -104,10 +109,46 @@ def _files(requests: str) -> list[Scenario]:
             [{"file": {FILE: requests}, "purpose": "batch"}],
             lambda out: out.whole["purpose"] == "batch" and out.whole["bytes"] > 0,
         ),
+    ]
+
+
+def _batches(done: Batch) -> list[Scenario]:
+    asked = {"endpoint": "/v1/embeddings", "completion_window": "24h"}
+    return [
+        Scenario(
+            "a batch",
+            "batches.create",
+            [asked | {"input_file_id": done.input_file_id}],
+            lambda out: out.whole["status"] == "validating",
+        ),
+        Scenario(
+            "what became of a batch",
+            "batches.retrieve",
+            [done.id],
+            lambda out: (
+                (out.whole["status"], out.whole["request_counts"]["completed"]) == ("completed", 1)
+                and out.whole["usage"]["total_tokens"] > 0
+            ),
+        ),
+        Scenario(
+            "the file of its answers",
+            "files.retrieve",
+            [done.output_file_id],
+            lambda out: out.whole["purpose"] == "batch_output",
+        ),
+        Scenario(
+            "its answers", "files.content", [done.output_file_id], lambda out: out.whole["bytes"] > 1000
+        ),
+        Scenario(
+            "a batch that is completed cannot be cancelled",
+            "batches.cancel",
+            [done.id],
+            lambda out: out.error is not None and out.error["status"] == 400,
+        ),
         Scenario(
             "a batch without its file is refused",
             "batches.create",
-            [{"input_file_id": "file-none", "endpoint": "/v1/embeddings", "completion_window": "24h"}],
+            [asked | {"input_file_id": "file-none"}],
             lambda out: out.error is not None and out.error["status"] in (400, 404),
         ),
     ]

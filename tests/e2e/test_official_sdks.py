@@ -17,12 +17,13 @@ from anthropic import Anthropic
 from anthropic import APIStatusError as AnthropicError
 from openai import APIStatusError, OpenAI
 from openai._legacy_response import HttpxBinaryResponseContent
+from openai.types import Batch
 
 from ekiben.contract.testing import blank_png
 from tests.conformance.engines import LESS_OFTEN, model_on
 from tests.conformance.family_scenarios import FILE, SENTENCE, scenarios
 from tests.conformance.scenarios import SCENARIOS, Outcome, Scenario
-from tests.running import Platform
+from tests.running import Platform, wait_until
 
 NODE = Path(__file__).parents[1] / "node"
 
@@ -122,7 +123,8 @@ def check_families(platform: Platform, folder: Path, run: Runner) -> None:
     table = scenarios(
         recording=str(recording(platform, folder)),
         picture=str(picture(folder)),
-        requests=str(requests(folder)),
+        requests=str(asked := requests(folder)),
+        done=finished_batch(platform, asked),
     )
     judge(table, run(platform.url, [scenario.asked("") for scenario in table]))
 
@@ -149,6 +151,18 @@ def requests(folder: Path) -> Path:
     line = {"custom_id": "one", "method": "POST", "url": "/v1/embeddings", "body": body}
     path.write_text(json.dumps(line) + "\n")
     return path
+
+
+def finished_batch(platform: Platform, requests: Path) -> Batch:
+    with OpenAI(base_url=f"{platform.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+        file = client.files.create(file=requests, purpose="batch")
+        batch = client.batches.create(
+            input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h"
+        )
+        return wait_until(
+            lambda: found if (found := client.batches.retrieve(batch.id)).status == "completed" else None,
+            "the batch to be done",
+        )
 
 
 def judge(table: Sequence[Scenario], results: Sequence[dict[str, Any]]) -> None:
