@@ -13,18 +13,22 @@ from ekiben.contract import Engine, LoadedModel, ModelSpec, testing
 from ekiben.plugins.discovery import discover, load_object
 from ekiben.runtime.batching.fronts import Fronts
 from ekiben.runtime.http import Receive, Request, Route, Scope, Send, respond
+from ekiben.runtime.work import WorkBook
 
 Weights = Callable[[str], Path]
 
 
-def client(model: ModelSpec, loaded: LoadedModel, routes: Sequence[Route]) -> httpx.AsyncClient:
-    """Requests to the routes of a loaded model."""
+def client(
+    model: ModelSpec, loaded: LoadedModel, routes: Sequence[Route], *, work: WorkBook | None = None
+) -> httpx.AsyncClient:
+    """Requests to the routes of a loaded model. `work` hears how far they have come."""
     fronts = Fronts(loaded)
     served = {(route.method, route.path): route for route in routes}
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         route = served[scope["method"], scope["path"]]
-        await respond(Request(scope, receive, model, fronts), route.handler, send, errors=route.errors)
+        request = Request(scope, receive, model, fronts, work=work)
+        await respond(request, route.handler, send, errors=route.errors)
 
     transport = httpx.ASGITransport(app)
     return httpx.AsyncClient(transport=transport, base_url="http://replica", timeout=300)

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, get_type_hints
 
 import httpx
@@ -30,8 +30,10 @@ from ekiben.contract import (
     Step,
     Variant,
 )
+from ekiben.runtime.protocol import Work
 from ekiben.runtime.vision import drawing
 from ekiben.runtime.vision.drawing_fields import EDITS, GENERATIONS, VARIATIONS
+from ekiben.runtime.work import WorkBook
 from tests.replica_routes import client
 
 SOURCE = SourceSpec(kind="local")
@@ -353,3 +355,19 @@ async def test_a_client_that_leaves_ends_the_work(stream: bool) -> None:
         asking.cancel()
         await asyncio.wait({asking})
     assert painter.closed
+
+
+@pytest.mark.parametrize(("stream", "n"), [(False, 3), (True, 1)])
+async def test_steps_of_all_pictures_of_a_request_are_told_until_it_ends(stream: bool, n: int) -> None:
+    told: asyncio.Queue[Sequence[Work]] = asyncio.Queue()
+    painter = Painter()
+    painter.endless = True
+    async with client(MODEL, painter, drawing.ROUTES, work=WorkBook(told.put_nowait)) as http:
+        body = NAMED | {"n": n, "stream": stream}
+        asking = asyncio.create_task(http.post(GENERATE, json=body, headers={"x-request-id": "req_1"}))
+        async with asyncio.timeout(5):
+            (work,) = await told.get()
+            assert work == Work(request="req_1", route=GENERATE, done=1, total=2 * n, unit="steps")
+            asking.cancel()
+            await asyncio.wait({asking})
+            assert await told.get() == []

@@ -20,7 +20,7 @@ from ekiben.fleet.processes.launcher import Adopted, Plan
 from ekiben.fleet.supervisor import Supervisor
 from ekiben.fleet.types import Address, State, ZygoteStatus
 from ekiben.fleet.witness import Witness
-from ekiben.runtime.protocol import Report, Stage
+from ekiben.runtime.protocol import Report, Stage, Work
 
 
 def spec(name: str, *, keep_alive: object = "5m") -> ModelSpec:
@@ -438,6 +438,29 @@ async def test_events_begin_with_a_snapshot_and_end_with_the_last_state(world: W
             assert event["seq"] > first["seq"]
             if event["model"]["state"] == "ready":
                 break
+
+
+async def test_long_work_is_told_with_its_model_until_it_ends(world: World) -> None:
+    await asyncio.gather(world.supervisor.load("m"), world.launcher.ready())
+    process = world.launcher.processes[-1]
+    events = world.supervisor.events()
+    assert [model["work"] for model in (await anext(events))["models"]] == [(), ()]
+    work = Work(request="req_1", route="/v1/images/generations", done=3, total=8, unit="steps")
+    process.report(Report(stage=Stage.READY, work=(work,)))
+    (replica,) = world.supervisor.status("m").replicas
+    told = {"replica": replica.id, **work.model_dump()}
+    assert (await anext(events))["model"]["work"] == (told,)
+    process.report(Report(stage=Stage.READY, work=()))
+    assert (await anext(events))["model"]["work"] == ()
+
+
+async def test_work_goes_with_its_process(world: World) -> None:
+    await asyncio.gather(world.supervisor.load("m"), world.launcher.ready())
+    work = Work(request="req_1", route="/v1/audio/transcriptions", done=30, unit="seconds")
+    process = world.launcher.processes[-1]
+    process.report(Report(stage=Stage.READY, work=(work,)))
+    process.exited("SIGSEGV")
+    assert world.supervisor.status("m").work == ()
 
 
 async def test_shutdown_stops_every_process_and_refuses_what_comes(world: World) -> None:

@@ -8,7 +8,7 @@ from ekiben.fleet.decisions.state import ModelState, Replica
 from ekiben.fleet.preparation import Preparations, StartBook
 from ekiben.fleet.processes.roster import Roster
 from ekiben.fleet.timeline import Step, Timeline
-from ekiben.fleet.types import ModelStatus, ReplicaStatus, State
+from ekiben.fleet.types import ModelStatus, ReplicaStatus, State, WorkStatus
 
 STATE_WORDS = {
     State.COLD: "not loaded",
@@ -64,6 +64,11 @@ class StatusBoard:
             retry_in_s=max(0.0, failure.retry_at - now) if failure else None,
             replicas=tuple(replicas),
             stages_s={} if start is None else _rounded(start.stages_s(now)),
+            work=tuple(
+                WorkStatus(replica=replica_id, **work.model_dump())
+                for replica_id in model.replicas
+                for work in self._roster.work(replica_id)
+            ),
         )
 
     def _replica(self, replica: Replica, now: float) -> ReplicaStatus | None:

@@ -114,10 +114,10 @@ class Supervisor:
         self._tickets = Tickets(self._post)
         self._terms_of: dict[str, tuple[ModelSpec, Terms]] = {}
         self._preparations = Preparations(preparer, memory, starts, post=self._post, clock=clock)
-        self._roster = Roster(launcher, post=self._post, clock=clock)
+        self._feed = Feed()
+        self._roster = Roster(launcher, post=self._post, on_work=self._feed.publish, clock=clock)
         self._board = StatusBoard(core, self._roster, self._preparations, starts)
         self._upkeep = Upkeep(core, self._roster, launcher, memory, post=self._post, clock=clock)
-        self._feed = Feed()
 
     async def start(self) -> None:
         """Take over what an earlier platform left, begin the upkeep, and bring up what is to be there always.

@@ -98,6 +98,21 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkStatus:
+    """How far a request has come that takes long."""
+
+    request: str
+    """Its id, as in `x-request-id`."""
+    replica: str
+    route: str
+    done: float
+    total: float | None
+    """None: not known."""
+    unit: str
+    """What is counted: `steps` of pictures, `seconds` of a recording."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaStatus:
     id: str
     model: str
@@ -135,6 +150,8 @@ class ModelStatus:
     replicas: Sequence[ReplicaStatus] = ()
     stages_s: Mapping[str, float] = field(default_factory=dict)
     """Of the start under way: how long each stage took, the last one so far."""
+    work: Sequence[WorkStatus] = ()
+    """Of the requests that its replicas tell about, since they take long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,7 +119,7 @@ class ReplicaApp:
                 await send(message)
 
             if (route := self._routes.find(method, path)) is not None:
-                request = Request(scope, receive, self._host.model, self._host.fronts)
+                request = Request(scope, receive, self._host.model, self._host.fronts, work=self._host.work)
                 await _answer(request, route, send_noting_status)
             else:
                 await send_answer(self._plain(method, path), send_noting_status)

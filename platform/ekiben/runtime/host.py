@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -37,7 +37,8 @@ from ekiben.runtime.process.devices import as_seen, parts
 from ekiben.runtime.process.footprint import host_bytes
 from ekiben.runtime.process.shortage import is_shortage
 from ekiben.runtime.process.signals import stopping_at_once
-from ekiben.runtime.protocol import Order, Report, Stage
+from ekiben.runtime.protocol import Order, Report, Stage, Work
+from ekiben.runtime.work import Tell, WorkBook
 
 logger = logging.getLogger(__name__)
 
@@ -92,10 +93,12 @@ class ModelHost:
         *,
         report: Callable[[Report], None],
         told_to_go: Callable[[], Awaitable[None]] | None = None,
+        tell_work: Tell | None = None,
     ) -> None:
         """`assign` may take its time, to fetch weights; `report` may be called from any thread.
 
-        `told_to_go` returns when the load may begin; without it, it begins at once.
+        `told_to_go` returns when the load may begin; without it, it begins at once. `tell_work` hears how far
+        long work has come.
         """
         self._assign = assign
         self._report = report
@@ -106,6 +109,8 @@ class ModelHost:
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
+        self.work = WorkBook(tell_work or _keep_quiet)
+        """Of the requests that are under way."""
         self.asleep = False
         """From the beginning of its sleep to the end of its waking: no request may reach it."""
 
@@ -242,6 +247,10 @@ class ModelHost:
                 self._report(Report(stage=Stage.LOADING, progress=min(progress, 1.0)))
 
         return report
+
+
+def _keep_quiet(_: Sequence[Work]) -> None:
+    """There is nobody to tell."""
 
 
 def _watch() -> Watch:

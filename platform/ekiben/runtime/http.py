@@ -33,6 +33,7 @@ from ekiben.errors import (
 from ekiben.plugins.dialects import ErrorForm
 from ekiben.runtime.batching.fronts import Fronts
 from ekiben.runtime.form import MAX_FORM_BYTES, Form, FormReader
+from ekiben.runtime.work import WorkBook
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -83,7 +84,16 @@ class Stream:
 class Request:
     """One request to the replica's model. `respond` has read the body before a handler sees it."""
 
-    def __init__(self, scope: Scope, receive: Receive, model: ModelSpec, fronts: Fronts) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        model: ModelSpec,
+        fronts: Fronts,
+        *,
+        work: WorkBook | None = None,
+    ) -> None:
+        """`work`: where long work tells how far it has come, if anybody is told."""
         self.model = model
         self.loaded: LoadedModel = fronts.loaded
         self._fronts = fronts
@@ -95,6 +105,12 @@ class Request:
         self._receive = receive
         self._form: Form | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._undertaking = None if work is None else work.open(request=self.request_id, route=self.path)
+
+    def tell(self, done: float, *, total: float | None, unit: str) -> None:
+        """How far a request has come that takes long: see `ekiben.runtime.work`. Told until it ends."""
+        if self._undertaking is not None:
+            self._undertaking.tell(done, total=total, unit=unit)
 
     def able(self, ability: Ability) -> Any:
         """An object of the ability's protocol (`ekiben.contract.abilities`), to ask the model through."""
@@ -157,7 +173,9 @@ class Request:
             pass
 
     def close(self) -> None:
-        """Remove what was spooled to disk."""
+        """Remove what was spooled to disk, and what was told of it."""
+        if self._undertaking is not None:
+            self._undertaking.close()
         if self._folder is not None:
             self._folder.cleanup()
 

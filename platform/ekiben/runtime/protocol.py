@@ -80,6 +80,19 @@ class Order(_Message):
     """When it was written, on the clock that all processes of a machine share."""
 
 
+class Work(_Message):
+    """How far a request has come that takes long."""
+
+    request: str
+    """Its id, as in `x-request-id`."""
+    route: str
+    done: float
+    total: float | None = None
+    """None: not known."""
+    unit: str
+    """What is counted: `steps` of pictures, `seconds` of a recording."""
+
+
 class Report(_Message):
     """One line of news from a replica."""
 
@@ -100,6 +113,8 @@ class Report(_Message):
     out_of_memory: bool = False
     """With `failed`: there was not enough memory, so less of it may do."""
     detail: dict[str, Any] | None = None
+    work: tuple[Work, ...] | None = None
+    """All long work that is under way in a ready replica. A report that has it tells nothing else."""
 
 
 class ForkRequest(_Message):

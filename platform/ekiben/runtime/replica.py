@@ -134,7 +134,12 @@ async def _serve(order: Order, channel: Channel, service: EkibenService | None) 
         await channel.told_to_go()
         stages.end("held")
 
-    host = ModelHost(assign, report=channel.report, told_to_go=None if order.go else told_to_go)
+    host = ModelHost(
+        assign,
+        report=channel.report,
+        told_to_go=None if order.go else told_to_go,
+        tell_work=channel.tell_work,
+    )
     app = service.application(host)
     stages.end("app")
 

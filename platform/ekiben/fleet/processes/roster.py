@@ -19,6 +19,7 @@ from ekiben.fleet.decisions.ledger import Memory
 from ekiben.fleet.policy.history import History
 from ekiben.fleet.processes.launcher import Adopted, Launcher, Plan, Process
 from ekiben.fleet.processes.page_cache import prefetch
+from ekiben.runtime.protocol import Report, Work
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +36,18 @@ class ReplicaFacts:
 class Roster:
     """All processes that are there."""
 
-    def __init__(self, launcher: Launcher, *, post: Callable[[Event], None], clock: Clock) -> None:
+    def __init__(
+        self,
+        launcher: Launcher,
+        *,
+        post: Callable[[Event], None],
+        on_work: Callable[[str], None],
+        clock: Clock,
+    ) -> None:
+        """`on_work` is called with a model's name whenever its `work` has changed."""
         self._launcher = launcher
+        self._on_work = on_work
+        self._work: dict[str, Sequence[Work]] = {}
         self._post = post
         self._clock = clock
         self._facts: dict[str, ReplicaFacts] = {}
@@ -47,6 +58,10 @@ class Roster:
     def facts(self) -> Mapping[str, ReplicaFacts]:
         """By the replicas' ids."""
         return self._facts
+
+    def work(self, replica_id: str) -> Sequence[Work]:
+        """How far its requests have come that take long, as it told last. An adopted one cannot tell."""
+        return self._work.get(replica_id, ())
 
     def launch(self, effect: Launch, plan: Plan) -> None:
         """Returns at once; ends in `Exited`."""
@@ -59,7 +74,7 @@ class Roster:
                 replica_id,
                 plan=plan,
                 go=effect.go,
-                on_report=lambda report: self._post(Reported(replica_id, report)),
+                on_report=partial(self._heard, replica_id),
                 on_exit=partial(self.exited, replica_id),
             )
         except OSError as error:
@@ -84,8 +99,18 @@ class Roster:
         self._quiet.clear()
         self._facts[replica_id] = ReplicaFacts(process=process, plan=plan, started_at=started_at)
 
+    def _heard(self, replica_id: str, report: Report) -> None:
+        """What is worked at decides nothing, so the core is not asked."""
+        facts = self._facts.get(replica_id)
+        if report.work is None:
+            self._post(Reported(replica_id, report))
+        elif facts is not None:
+            self._work[replica_id] = report.work
+            self._on_work(facts.plan.model.name)
+
     def exited(self, replica_id: str, reason: str) -> None:
         """A process is gone and reaped."""
+        self._work.pop(replica_id, None)
         facts = self._facts.pop(replica_id)
         logger.info("model %s: replica %s ended: %s", facts.plan.model.name, replica_id, reason)
         self._post(Exited(replica_id, reason, killed=signal.SIGKILL.name in reason))

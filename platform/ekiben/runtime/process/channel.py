@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator
+import socket
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from typing import Final
 
 from ekiben.errors import LoadFailed
-from ekiben.runtime.protocol import GO, Report
+from ekiben.runtime.protocol import GO, Report, Stage, Work
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,13 @@ class Channel:
             os.write(self._fd, report.model_dump_json(exclude_none=True).encode() + b"\n")
         except OSError as error:
             logger.warning("the platform does not hear reports: %s", error)
+
+    def tell_work(self, work: Sequence[Work]) -> None:
+        """What is under way now. Never blocks: a platform that does not listen misses it."""
+        report = Report(stage=Stage.READY, work=tuple(work))
+        line = report.model_dump_json(exclude_none=True).encode() + b"\n"
+        with suppress(OSError), socket.socket(fileno=os.dup(self._fd)) as ours:
+            ours.send(line, socket.MSG_DONTWAIT)
 
     async def told_to_go(self) -> None:
         """Returns when the platform says so. Raises LoadFailed when it never will."""

@@ -37,22 +37,23 @@ Draw: TypeAlias = Callable[[DrawRequest], AsyncGenerator[Drawn, None]]
 async def create(request: Request) -> Answer | Stream:
     """From a text."""
     engine: GenerateImage = request.able(Ability.GENERATE_IMAGE)
-    return await _answer(generation(request), engine.generate_image, "image_generation")
+    return await _answer(request, generation(request), engine.generate_image, "image_generation")
 
 
 async def change(request: Request) -> Answer | Stream:
     """From pictures and a text."""
     engine: EditImage = request.able(Ability.EDIT_IMAGE)
-    return await _answer(edit(request), engine.edit_image, "image_edit")
+    return await _answer(request, edit(request), engine.edit_image, "image_edit")
 
 
 async def vary(request: Request) -> Answer | Stream:
     """From a picture alone."""
     engine: EditImage = request.able(Ability.EDIT_IMAGE)
-    return await _answer(variation(request), engine.edit_image, "image_edit")
+    return await _answer(request, variation(request), engine.edit_image, "image_edit")
 
 
-async def _answer(asked: Asked, draw: Draw, kind: str) -> Answer | Stream:
+async def _answer(request: Request, asked: Asked, draw: Draw, kind: str) -> Answer | Stream:
+    draw = _told(request, draw)
     if asked.stream:
         return Stream(_events(asked, draw, kind))
     pictures: list[Picture] = []
@@ -62,6 +63,21 @@ async def _answer(asked: Asked, draw: Draw, kind: str) -> Answer | Stream:
         raise EngineError(f"the engine made {len(pictures)} of {asked.draw.n} pictures")
     headers = {KEEPER_HEADER: "url"} if asked.as_urls else {}
     return Answer(await asyncio.to_thread(_rendered, asked, pictures), headers=headers)
+
+
+def _told(request: Request, draw: Draw) -> Draw:
+    """The same, while the platform is told of each step, of all the request's pictures together."""
+
+    async def drawn(wanted: DrawRequest) -> AsyncGenerator[Drawn, None]:
+        done = [0] * wanted.n
+        async with aclosing(draw(wanted)) as drawing:
+            async for news in drawing:
+                if isinstance(news, Step):
+                    done[news.index] = news.done
+                    request.tell(sum(done), total=news.total * wanted.n, unit="steps")
+                yield news
+
+    return drawn
 
 
 def _rendered(asked: Asked, pictures: list[Picture]) -> bytes:
