@@ -1,4 +1,8 @@
-"""Our batcher beside BentoML's `batchable`: the same model, one process each, from 1 to 64 clients."""
+"""Our batcher beside BentoML's `batchable`: the same model, one worker each, from 1 to 64 clients.
+
+`ekiben` is a replica as the platform runs it, `bentoml` a service under `bentoml serve`. `dispatcher` is the
+same service in the server of our replicas: what is left of the difference is between the two batchers alone.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ import uvloop
 
 from tests.bench.cold.measure import Bench, Row, say
 from tests.bench.cold.servers import free_port, running, wait_for_answer
-from tests.bench.families.batcher_server import MODEL_NAME
+from tests.bench.families.batcher_server import MODEL_NAME, MODEL_VARIABLE
 from tests.bench.home import weights_of
 from tests.bench.text.load import percentile
 from tests.bench.wire import request
@@ -31,7 +35,8 @@ MUST_THROUGHPUT: Final = 1.8
 MUST_P99: Final = 0.25
 MUST_AT: Final = 8
 """Clients, of the toy."""
-SIDES: Final = ("ekiben", "bentoml")
+STOCK: Final = "tests.bench.families.stock_service:Stock"
+SIDES: Final = ("ekiben", "bentoml", "dispatcher")
 
 
 @dataclass
@@ -81,7 +86,12 @@ def _serve(stack: ExitStack, bench: Bench, side: str, model: str) -> int:
         "BENTOML_DO_NOT_TRACK": "True",
     }
     port = free_port()
-    command = [sys.executable, "-m", "tests.bench.families.batcher_server", side, model, str(port)]
+    if side == "bentoml":
+        env[MODEL_VARIABLE] = model
+        address = ("--host", "127.0.0.1", "--port", str(port))
+        command = [sys.executable, "-m", "bentoml", "serve", STOCK, *address]
+    else:
+        command = [sys.executable, "-m", "tests.bench.families.batcher_server", side, model, str(port)]
     process = stack.enter_context(running(command, log=folder / "log", env=env))
     wait_for_answer(f"http://127.0.0.1:{port}/livez", process)
     return port
@@ -94,10 +104,11 @@ def _note(seen: Seen, taken_s: list[float]) -> None:
 
 
 def _row(what: str, seen: dict[str, Seen], *, must: bool) -> Row:
-    ours, theirs = (seen[side].row() for side in SIDES)
+    sides = {side: seen[side].row() for side in SIDES}
+    ours, theirs = sides["ekiben"], sides["bentoml"]
     throughput = ours["requests_per_s"] / theirs["requests_per_s"]
     p99 = ours["p99_ms"] / theirs["p99_ms"]
-    row: Row = {"row": what, "ekiben": ours, "bentoml": theirs}
+    row: Row = {"row": what, **sides}
     row |= {"throughput_ratio": round(throughput, 2), "p99_ratio": round(p99, 2)}
     if must:
         row |= {"must": {"throughput_ratio": MUST_THROUGHPUT, "p99_ratio": MUST_P99}}

@@ -1,11 +1,13 @@
 """`python -m tests.bench.families.batcher_server SIDE MODEL PORT`: one model behind one of two batchers.
 
 Both sides are one process, one event loop, the same uvicorn, the same model. `ekiben`: the embedding Bento as
-the platform serves it. `bentoml`: a service as BentoML's documentation writes it, with a batchable method.
+the platform serves it. `dispatcher`: BentoML's batchable method, in a server that costs less than its own.
 """
 
 from __future__ import annotations
 
+import gc
+import os
 import socket
 import sys
 import tempfile
@@ -23,6 +25,8 @@ from ekiben.plugins.discovery import discover
 
 MAX_ITEMS: Final = 32
 MODEL_NAME: Final = "all-minilm-l6-v2"
+MODEL_VARIABLE: Final = "BATCHER_BENCH_MODEL"
+"""Names the model to a service, which cannot be given arguments."""
 
 Vectors = NDArray[np.float32]
 Encode = Callable[[Sequence[str]], Vectors]
@@ -54,17 +58,24 @@ def minilm(folder: Path) -> Encode:
     return encode
 
 
+def encoder(model: str) -> Encode:
+    """`toy`, or the folder of a model."""
+    return toy() if model == "toy" else minilm(Path(model))
+
+
 class Together:
     """The model as an engine hands it out."""
 
     max_items = MAX_ITEMS
     max_length = None
 
-    def __init__(self, encode: Encode) -> None:
+    def __init__(self, encode: Encode, *, by_length: bool) -> None:
+        """`by_length`: whether a longer text costs more, which is the engine's to say."""
         self._encode = encode
+        self._by_length = by_length
 
     def items(self, request: EmbedRequest) -> list[Item[Any]]:
-        return [Item(text, length=len(str(text))) for text in request.inputs]
+        return [Item(text, length=len(str(text)) if self._by_length else 1) for text in request.inputs]
 
     def prepare(self, values: Sequence[Any]) -> Sequence[Any]:
         return values
@@ -79,20 +90,22 @@ class Together:
 class Model:
     """The LoadedModel."""
 
-    def __init__(self, encode: Encode) -> None:
-        self.batching: Mapping[Ability, Batching[Any, Any, Any, Any]] = {Ability.EMBED: Together(encode)}
+    def __init__(self, together: Together) -> None:
+        self.batching: Mapping[Ability, Batching[Any, Any, Any, Any]] = {Ability.EMBED: together}
 
     async def unload(self) -> None:
         pass
 
 
-def ekiben_application(encode: Encode) -> Any:
+def ekiben_application(model: str) -> Any:
     from bentos.embedding import service
     from ekiben.runtime.host import Assignment, ModelHost
 
     class Host(ModelHost):
         async def _load(self, assignment: Assignment) -> LoadedModel:
-            return Model(encode)
+            return Model(together)
+
+    together = Together(encoder(model), by_length=model != "toy")
 
     async def assign() -> Assignment:
         spec = resolve_model(MODEL_NAME, plugins=discover())
@@ -103,25 +116,20 @@ def ekiben_application(encode: Encode) -> Any:
     return bento.application(Host(assign, report=lambda report: None))
 
 
-def bentoml_application(encode: Encode) -> Any:
-    import bentoml
+def dispatcher_application(model: str) -> Any:
+    os.environ[MODEL_VARIABLE] = model
+    from tests.bench.families.stock_service import Stock
 
-    class Stock:
-        @bentoml.api(batchable=True, max_batch_size=MAX_ITEMS)  # type: ignore[untyped-decorator]
-        def embed(self, texts: list[str]) -> list[list[float]]:
-            rows: list[list[float]] = encode(texts).tolist()
-            return rows
-
-    return bentoml.service(Stock, name="stock").to_asgi(is_main=True)
+    stock: Any = Stock
+    return stock.to_asgi(is_main=True)
 
 
 def main(side: str, model: str, port: int) -> None:
     from ekiben.runtime.server import ReplicaServer
 
-    encode = toy() if model == "toy" else minilm(Path(model))
-    application = ekiben_application(encode) if side == "ekiben" else bentoml_application(encode)
+    application = (ekiben_application if side == "ekiben" else dispatcher_application)(model)
     listener = socket.create_server(("127.0.0.1", port))
-    ReplicaServer(application, on_ready=lambda: None).run(sockets=[listener])
+    ReplicaServer(application, on_ready=gc.freeze).run(sockets=[listener])  # as a replica does
 
 
 if __name__ == "__main__":
