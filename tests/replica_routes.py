@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,13 @@ async def load(name: str, weights: Weights, scratch: Path, **options: Any) -> tu
     return spec, await load_folder(spec, weights(name), scratch, **options)
 
 
-async def load_folder(spec: ModelSpec, folder: Path, scratch: Path, **options: Any) -> Any:
+async def load_folder(
+    spec: ModelSpec, folder: Path, scratch: Path, *, cache: Path | None = None, **options: Any
+) -> Any:
     """A model's engine over weights from elsewhere."""
     plugin = discover().engines()[spec.variants[0].engine]
     engine: Engine = load_object(plugin)  # type: ignore[assignment]
     assert plugin.manifest.engine is not None
     options = plugin.manifest.engine.defaults() | options
-    return await engine.load(testing.load_request(spec, folder, scratch=scratch, options=options))
+    request = testing.load_request(spec, folder, scratch=scratch, options=options)
+    return await engine.load(replace(request, cache=cache))

@@ -11,11 +11,13 @@ from ekiben_sentence_transformers.folder import ModelFolder
 from ekiben_sentence_transformers.sizes import batch_length
 
 WIDTH_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 4}
-"""While it is loaded: int8 is made of float32."""
+"""While it is loaded: int8 is made of float32. Another backend than torch has its own beside torch's."""
 LIBRARY_BYTES: Final = 400 * 2**20
 """What torch and transformers hold by themselves."""
 ACTIVATION_BYTES: Final = 96
 """Of one token in one hidden dimension, at the peak of a batch; measured."""
+BACKEND_BYTES: Final = 350 * 2**20
+"""What another backend than torch holds, the export and all that makes it among it; measured."""
 GPU_HOST_BYTES: Final = 1024 * 2**20
 """What torch's part for GPUs holds of the host's memory, allowed for; the rest is `LIBRARY_BYTES`."""
 
@@ -30,9 +32,11 @@ class SentenceTransformers:
         tokens = batch_length(request, folder)
         library = 0 if "torch" in sys.modules else LIBRARY_BYTES
         on_host = request.device.kind == "cpu"
+        other = request.options["backend"] != "torch"
+        held = (library if on_host else 0) + (BACKEND_BYTES if other else 0)
         return MemoryEstimate(
-            weights_bytes=folder.parameters() * width,
-            working_bytes=tokens * folder.hidden_size() * ACTIVATION_BYTES + (library if on_host else 0),
+            weights_bytes=folder.parameters() * width * (2 if other else 1),
+            working_bytes=tokens * folder.hidden_size() * ACTIVATION_BYTES + held,
             host_bytes=library + GPU_HOST_BYTES,
         )
 

@@ -8,26 +8,27 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import constants as hub
 from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.base.modules import Transformer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ekiben.contract import LoadFailed, LoadRequest
+from ekiben_sentence_transformers.backends import INT8, is_torch, on_backend
 from ekiben_sentence_transformers.folder import ModelFolder
+from ekiben_sentence_transformers.graphs import HIDDEN, LOGITS
 
 M = TypeVar("M", bound=torch.nn.Module)
-
-INT8: Final = "int8"
 
 
 def open_embedder(folder: ModelFolder, request: LoadRequest) -> SentenceTransformer:
     """Raises LoadFailed, as all of them do."""
     with opening(folder):
-        model = _ready(SentenceTransformer(str(folder.path), **_arguments(request)), request)
+        model = _ready(SentenceTransformer(str(folder.path), **_arguments(request)), folder, request)
         _set_max_length(model, request)
         return model
 
@@ -36,7 +37,7 @@ def open_judge(folder: ModelFolder, request: LoadRequest) -> CrossEncoder:
     """A model that reads a query and a document together."""
     with opening(folder):
         model: CrossEncoder = CrossEncoder(str(folder.path), **_arguments(request))
-        model = _ready(model, request)
+        model = _ready(model, folder, request)
         _set_max_length(model, request)
     if model.num_labels != 1:
         raise LoadFailed(
@@ -51,7 +52,7 @@ def open_matcher(folder: ModelFolder, request: LoadRequest) -> Any:
     from sentence_transformers import MultiVectorEncoder
 
     with opening(folder):
-        model = _ready(MultiVectorEncoder(str(folder.path), **_arguments(request)), request)
+        model = _ready(MultiVectorEncoder(str(folder.path), **_arguments(request)), folder, request)
         _set_max_length(model, request)
         return model
 
@@ -68,7 +69,10 @@ def open_classifier(folder: ModelFolder, request: LoadRequest) -> tuple[Any, Any
             use_safetensors=True,
             dtype=_torch_dtype(request),
         )
-        return _ready(model.to(str(request.device)), request), tokenizer
+        model = model.to(str(request.device)).eval()
+        if not is_torch(request):
+            return on_backend(model, tokenizer, folder, request, output=LOGITS), tokenizer
+        return _shrunk(model, request), tokenizer
 
 
 @contextmanager
@@ -113,8 +117,23 @@ def _torch_dtype(request: LoadRequest) -> torch.dtype:
     return dtype
 
 
-def _ready(model: M, request: LoadRequest) -> M:
+def _ready(model: M, folder: ModelFolder, request: LoadRequest) -> M:
     model.eval()
+    if is_torch(request):
+        return _shrunk(model, request)
+    first: Any = next(model.children())
+    way = first.modality_config.get("text", {}) if isinstance(first, Transformer) else {}
+    if way.get("method") != "forward" or way.get("method_output_name") not in (HIDDEN, LOGITS):
+        raise LoadFailed(
+            f"the option backend: {request.options['backend']} is for models that read texts with a "
+            "transformer: leave it out"
+        )
+    output = way["method_output_name"]
+    first.model = on_backend(first.model, first.tokenizer, folder, request, output=output)
+    return model
+
+
+def _shrunk(model: M, request: LoadRequest) -> M:
     if request.options["dtype"] != INT8:
         return model
     if request.device.kind != "cpu":

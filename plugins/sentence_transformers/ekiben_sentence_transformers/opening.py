@@ -11,7 +11,7 @@ import torch
 
 from ekiben.contract import Ability, Batching, LoadedModel, LoadFailed, LoadRequest
 from ekiben.contract.threads import WorkerThread
-from ekiben_sentence_transformers import library
+from ekiben_sentence_transformers import backends, library
 from ekiben_sentence_transformers.embedding import EmbedBatching
 from ekiben_sentence_transformers.folder import ModelFolder
 from ekiben_sentence_transformers.judging import JudgeBatching
@@ -23,6 +23,7 @@ from ekiben_sentence_transformers.moderating import ModerateBatching
 def open_model(folder: ModelFolder, request: LoadRequest) -> LoadedModel:
     """Raises LoadFailed."""
     torch.set_num_threads(request.threads)
+    backends.check(request)
     if len(request.model.abilities) != 1:
         raise LoadFailed(
             "a model of this engine can do one thing, embed, rerank or moderate: "

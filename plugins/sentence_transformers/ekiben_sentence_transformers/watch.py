@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from ekiben.contract import EngineError, GivenUp, Run
+from ekiben_sentence_transformers.graphs import GraphModel
 
 
 class Watch:
@@ -17,6 +18,9 @@ class Watch:
         self._run: Run | None = None
         for layer in _layers(model):
             layer.register_forward_pre_hook(self._before_layer)
+        for graph in model.modules():
+            if isinstance(graph, GraphModel):
+                graph.wanted = self._is_wanted
 
     @contextmanager
     def over(self, run: Run) -> Iterator[None]:
@@ -33,8 +37,11 @@ class Watch:
             self._run = None
 
     def _before_layer(self, module: object, inputs: object) -> None:
-        if self._run is not None and not self._run.wanted:
+        if not self._is_wanted():
             raise GivenUp
+
+    def _is_wanted(self) -> bool:
+        return self._run is None or self._run.wanted
 
 
 def _layers(model: torch.nn.Module) -> list[torch.nn.Module]:
