@@ -6,6 +6,7 @@ import pytest
 
 from ekiben.errors import (
     LOG_ENDS,
+    EngineError,
     EngineNotInstalled,
     FetchFailed,
     InvalidRequest,
@@ -13,6 +14,7 @@ from ekiben.errors import (
     ReplicaDied,
     for_clients,
 )
+from ekiben.runtime.http import told
 from ekiben.runtime.text.responses.request import counted_from_own
 
 
@@ -49,8 +51,20 @@ def test_the_rest_of_an_error_stays() -> None:
     assert for_clients(wrong) is wrong, "what a client sent, it may read"
 
 
+def test_a_replica_tells_its_log_what_it_does_not_tell(caplog: pytest.LogCaptureFixture) -> None:
+    error = EngineError("cannot open /home/me/models/x.gguf: gone")
+    assert told(error).message == "cannot open x.gguf: gone"
+    assert error.message in caplog.text
+    caplog.clear()
+    wrong = InvalidRequest("'/a/b/c' is no voice", param="voice")
+    assert told(wrong) is wrong
+    assert not caplog.text
+    assert "secret" not in told(RuntimeError("secret")).message
+    assert "secret" in caplog.text
+
+
 @pytest.mark.parametrize(
-    ("param", "context", "told"),
+    ("param", "context", "counted"),
     [
         ("input.5.content.0.type", 4, "input.1.content.0.type"),
         ("input.4", 4, "input.0"),
@@ -60,6 +74,6 @@ def test_the_rest_of_an_error_stays() -> None:
         (None, 4, None),
     ],
 )
-def test_items_are_counted_as_their_client_does(param: str | None, context: int, told: str | None) -> None:
+def test_items_are_counted_as_their_client_does(param: str | None, context: int, counted: str | None) -> None:
     error = counted_from_own(InvalidRequest(f"{param!r} is wrong", param=param), context)
-    assert (error.param, error.message) == (told, f"{told!r} is wrong")
+    assert (error.param, error.message) == (counted, f"{counted!r} is wrong")

@@ -29,6 +29,7 @@ from ekiben.errors import (
     RequestTooLarge,
     UnsupportedMediaType,
     envelope,
+    for_clients,
 )
 from ekiben.plugins.dialects import ErrorForm
 from ekiben.runtime.batching.fronts import Fronts
@@ -375,9 +376,12 @@ def _stream_headers(stream: Stream) -> list[tuple[bytes, bytes]]:
 
 
 def told(error: Exception) -> EkibenError:
-    """What the client is told: errors of the tree as they are, of others only that the log has them."""
+    """What the client is told: of errors of the tree what is for clients, of others only that there is a log."""
     if isinstance(error, EkibenError):
-        return error
+        shown = for_clients(error)
+        if shown.message != error.message:
+            logger.error("a request failed: %s", error.message)
+        return shown
     logger.error("a request failed in a way that nobody foresaw", exc_info=error)
     return EkibenError("the server failed on this request; its log says why")
 
