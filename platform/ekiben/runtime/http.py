@@ -376,7 +376,7 @@ def _stream_headers(stream: Stream) -> list[tuple[bytes, bytes]]:
 
 
 def told(error: Exception) -> EkibenError:
-    """What the client is told: of errors of the tree what is for clients, of others only that there is a log."""
+    """What the client is told of errors of the tree; of others only that the log has them."""
     if isinstance(error, EkibenError):
         shown = for_clients(error)
         if shown.message != error.message:
