@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 
 from tests import tiny_gguf
-from tests.bench.vllm_cold import NAME, server, wait_for_first_token
+from tests.bench.text.vllm_servers import NAME, server, wait_for_first_token
 from tests.conformance import tap
 from tests.conformance.engines import model_on, vllm_home
 from tests.running import Platform

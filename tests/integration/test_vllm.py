@@ -33,7 +33,9 @@ from ekiben.contract import (
 )
 from ekiben.contract.testing import check_abilities, load_request
 from ekiben.plugins.discovery import discover
+from ekiben_vllm import options
 from ekiben_vllm.engine import Vllm
+from ekiben_vllm.folder import ModelFolder
 from tests.smollm2_folder import smollm2_folder
 
 if TYPE_CHECKING:
@@ -379,14 +381,30 @@ async def test_vllms_metrics_have_their_own_names(model: VllmModel) -> None:
         assert f'model_name="{MODEL}"' in line
 
 
+async def test_what_a_spec_leaves_open_is_chosen_as_for_vllms_own_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    from ekiben_vllm.service import engine_config
+
+    defaults = ({UsageContext.OPENAI_API_SERVER: 640}, {UsageContext.OPENAI_API_SERVER: 128})
+    monkeypatch.setattr(AsyncEngineArgs, "get_batch_defaults", classmethod(lambda cls, size: defaults))
+    request = load_order(tmp_path)
+    arguments = options.engine_arguments(ModelFolder(request.weights), request)
+    config = await asyncio.to_thread(engine_config, arguments, threads=1, devices=1)
+    assert config.scheduler_config.max_num_batched_tokens == 640
+
+
 async def test_what_vllm_refuses_is_a_failed_load(tmp_path: Path) -> None:
-    for options, reason in (
+    for given, reason in (
         ({"quantization": "awq"}, "config file for awq$"),
         ({"tool_call_parser": "nonsense"}, "nonsense"),
         ({"reasoning_parser": "nonsense"}, "nonsense"),
     ):
         with pytest.raises(LoadFailed, match=reason):
-            await Vllm().load(load_order(tmp_path, **options))
+            await Vllm().load(load_order(tmp_path, **given))
 
 
 async def test_the_process_that_computes_ends_with_the_replica_and_is_missed(

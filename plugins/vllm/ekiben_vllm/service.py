@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
@@ -20,6 +21,7 @@ from vllm.entrypoints.serve.tokenize.serving import ServingTokenization
 from vllm.exceptions import VLLMClientError
 from vllm.platforms import current_platform
 from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from ekiben_vllm.executor import THREADS, ManyDevices, OneDevice
@@ -32,17 +34,23 @@ def open_engine(arguments: Mapping[str, Any], *, threads: int, devices: int) -> 
 
     `threads`: of a CPU. The process that computes is tied to the thread that calls this.
     """
-    config = AsyncEngineArgs(
+    config = engine_config(arguments, threads=threads, devices=devices)
+    if current_platform.is_cpu():
+        # vLLM would spawn, to give the process another environment, and import everything once more.
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"  # noqa: TID251 - vLLM looks nowhere else
+    return AsyncLLM.from_vllm_config(config)
+
+
+def engine_config(arguments: Mapping[str, Any], *, threads: int, devices: int) -> VllmConfig:
+    """Where the arguments say nothing, what vLLM's own server would choose for the device."""
+    asked = AsyncEngineArgs(
         **arguments,
         distributed_executor_backend=OneDevice if devices == 1 else ManyDevices,
         additional_config={THREADS: threads} if current_platform.is_cpu() else {},
         disable_log_stats=False,
         enable_log_requests=False,
-    ).create_engine_config()
-    if current_platform.is_cpu():
-        # vLLM would spawn, to give the process another environment, and import everything once more.
-        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"  # noqa: TID251 - vLLM looks nowhere else
-    return AsyncLLM.from_vllm_config(config)
+    )
+    return asked.create_engine_config(UsageContext.OPENAI_API_SERVER)
 
 
 class _ClientErrors(logging.Filter):

@@ -1,4 +1,4 @@
-"""vLLM through the platform, beside vLLM's own server with the same flags.
+"""vLLM through the platform, beside vLLM's own server with the same flags: cold, and under load.
 
 Needs a home in which `ekiben engine install vllm` was run: `EKIBEN_BENCH_VLLM`, by default the one that
 `make test-vllm` keeps.
@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench.cold.measure import Bench, Row
+from tests.bench.text import vllm_cold
 from tests.bench.text.contest import contest
 from tests.bench.text.load import Work
-from tests.bench.vllm_cold import NAME, platform, server, wait_for_first_token
+from tests.bench.text.vllm_servers import NAME, platform, server, wait_for_first_token
 from tests.smollm2_folder import smollm2_folder
 
 OURS: Final = "the platform"
@@ -28,6 +29,7 @@ def run(bench: Bench) -> Iterator[Row]:
         yield {"row": OWN, "unavailable": f"no vLLM in {home}: run `ekiben engine install vllm` there"}
         return
     folder = smollm2_folder()
+    yield from vllm_cold.run(home, folder, rounds=bench.rounds)
     with platform(home, folder) as running, server(home, folder, stock=False) as (url, process):
         wait_for_first_token(running.url)
         wait_for_first_token(url, process)

@@ -1,8 +1,4 @@
-"""`python -m tests.bench.vllm_cold HOME [RUNS]`: vLLM's cold start under the platform and under `vllm serve`.
-
-HOME is a platform's home in which `ekiben engine install vllm` was run. Both serve the same folder with the
-same flags; a run is from the request, or the command, to the first token of a streamed chat. Prints JSON.
-"""
+"""vLLM under the platform and by itself: the same folder with the same flags, and the first token of each."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -19,12 +14,10 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from statistics import median
 from typing import Any, Final
 
 from tests.bench.cold.servers import free_port
 from tests.running import Platform
-from tests.smollm2_folder import smollm2_folder
 
 NAME: Final = "smol"
 CONTEXT: Final = 2048
@@ -40,22 +33,6 @@ REQUEST: Final = {
 }
 
 
-def main(home: Path, runs: int) -> None:
-    folder = smollm2_folder()
-    with platform(home, folder) as running:
-        _print("ekiben_first_start_s", wait_for_first_token(running.url))
-        forked = median(_cold(running) for _ in range(runs))
-    _print("ekiben_cold_s", forked)
-    for name, stock in (("same_flags", False), ("stock", True)):
-        served = median(_served(home, folder, stock=stock) for _ in range(runs))
-        _print(f"vllm_serve_{name}_s", served)
-        _print(f"ratio_to_{name}", forked / served)
-
-
-def _print(name: str, value: float) -> None:
-    print(json.dumps({"benchmark": "vllm-cold", name: round(value, 3)}), flush=True)
-
-
 @contextmanager
 def platform(home: Path, folder: Path) -> Iterator[Platform]:
     """One with the model in its catalog, in a home of its own that shares the engine's environment."""
@@ -68,26 +45,13 @@ def platform(home: Path, folder: Path) -> Iterator[Platform]:
     (own / "spec.json").write_text(json.dumps(spec))
     running = Platform(own, None).start()
     try:
-        subprocess.run(running.command("model", "add", str(own / "spec.json")), check=True)
+        subprocess.run(
+            running.command("model", "add", str(own / "spec.json")), check=True, stdout=subprocess.DEVNULL
+        )
         yield running
     finally:
         running.stop()
         shutil.rmtree(own, ignore_errors=True)
-
-
-def _cold(running: Platform) -> float:
-    """From a stopped model. The zygote is there, as it is on a platform in use."""
-    running.post(f"/api/models/{NAME}/stop")
-    running.wait_for(NAME, "cold")
-    return wait_for_first_token(running.url)
-
-
-def _served(home: Path, folder: Path, *, stock: bool) -> float:
-    """From the command on."""
-    began_s = time.monotonic()
-    with server(home, folder, stock=stock) as (url, process):
-        wait_for_first_token(url, process)
-        return time.monotonic() - began_s
 
 
 @contextmanager
@@ -139,7 +103,3 @@ def _says_something(line: bytes) -> bool:
         return False
     event: dict[str, Any] = json.loads(line[6:])
     return any(choice["delta"].get("content") for choice in event["choices"])
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 3)
