@@ -39,9 +39,9 @@ def save_stable_diffusion(folder: Path) -> Path:
     )
     StableDiffusionPipeline(
         unet=unet,
-        vae=_vae(),
-        text_encoder=_text_encoder(),
-        tokenizer=_tokenizer(folder / "words"),
+        vae=vae(),
+        text_encoder=text_encoder(),
+        tokenizer=clip_tokenizer(folder / "words"),
         scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
@@ -72,11 +72,11 @@ def save_stable_diffusion_xl(folder: Path) -> Path:
     )
     StableDiffusionXLPipeline(
         unet=unet,
-        vae=_vae(),
-        text_encoder=_text_encoder(),
-        text_encoder_2=_text_encoder(projected=True),
-        tokenizer=_tokenizer(folder / "words"),
-        tokenizer_2=_tokenizer(folder / "words"),
+        vae=vae(),
+        text_encoder=text_encoder(),
+        text_encoder_2=text_encoder(projected=True),
+        tokenizer=clip_tokenizer(folder / "words"),
+        tokenizer_2=clip_tokenizer(folder / "words"),
         scheduler=EulerDiscreteScheduler(),
         add_watermarker=False,
     ).save_pretrained(folder, safe_serialization=True)
@@ -97,7 +97,8 @@ def save_adapter(base: Path, folder: Path, *, seed: int) -> Path:
     return folder
 
 
-def _vae() -> Any:
+def vae(**changed: Any) -> Any:
+    """Halves a picture's sides."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -105,10 +106,12 @@ def _vae() -> Any:
         norm_num_groups=4,
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
+        **changed,
     )
 
 
-def _text_encoder(*, projected: bool = False) -> Any:
+def text_encoder(*, projected: bool = False) -> Any:
+    """Of CLIP's kind; numbers of 16."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
@@ -126,7 +129,8 @@ def _text_encoder(*, projected: bool = False) -> Any:
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
 
 
-def _tokenizer(folder: Path) -> Any:
+def clip_tokenizer(folder: Path) -> Any:
+    """Knows `WORDS`; its files are put into the folder."""
     from transformers import CLIPTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
