@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import tracemalloc
 from collections.abc import AsyncIterator
 
 import openai
@@ -19,6 +21,7 @@ from tests.integration.gateway_lab import (
     VOICE,
     Lab,
     Script,
+    Seen,
     answer_bytes,
     answer_json,
     answer_then_hang,
@@ -28,6 +31,7 @@ from tests.integration.gateway_lab import (
     running_lab,
 )
 
+PIECE_BYTES = 2**20
 OK_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 
 
@@ -114,6 +118,36 @@ async def test_an_event_too_large_to_hold_is_closed_before_the_error(lab: Lab) -
     response = await lab.chat(stream=True)
     first, error, rest = response.body.split(b"\n\n")
     assert b"replica_died" in error and rest == b"" and len(first) > 250_000
+
+
+async def test_a_huge_event_passes_in_pieces(lab: Lab) -> None:
+    """One of 64 MiB: whole with the client, never whole in the gateway."""
+    event = [b'data: {"choices":[{"delta":{"content":"', *[b"x" * PIECE_BYTES] * 64, b'"}}]}\n\n']
+
+    async def script(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(SSE_HEAD)
+        for piece in (*event, DONE):
+            writer.write(chunked(piece))
+            await writer.drain()
+        writer.write(CHUNKED_END)
+
+    lab.replica.script = script
+    client = await lab.client()
+    await client.send("POST", "/v1/chat/completions", chat_body(stream=True))
+    assert (await client.head())[0] == 200
+    told, size = hashlib.sha256(), 0
+    tracemalloc.start()
+    try:
+        async for chunk in client.chunks():
+            told.update(chunk)
+            size += len(chunk)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        client.hang_up()
+    assert size == 64 * PIECE_BYTES + sum(map(len, (event[0], event[-1], DONE)))
+    assert told.digest() == hashlib.sha256(b"".join([*event, DONE])).digest()
+    assert most_bytes < 16 * PIECE_BYTES
 
 
 @pytest.mark.parametrize(
