@@ -113,6 +113,17 @@ def test_the_longest_go_first_and_their_likes_with_them() -> None:
     assert choice.reason is Reason.PADDING
 
 
+def test_the_nearest_in_length_go_along_before_those_who_came_earlier() -> None:
+    jobs = [job([100]), job([20], turn_s=1.0), job([98], turn_s=2.0), job([60], turn_s=3.0)]
+    assert owners(choose(jobs, Limits(items=2))) == [0, 2]
+    assert owners(choose(jobs, Limits(items=3))) == [0, 2, 3]
+
+
+def test_of_about_the_same_length_those_who_came_earlier_go_along() -> None:
+    jobs = [job([100]), job([90], turn_s=1.0), job([100], turn_s=2.0)]
+    assert owners(choose(jobs, Limits(items=2))) == [0, 1]
+
+
 def test_padding_is_shared_by_the_whole_batch() -> None:
     jobs = [job([10], turn_s=0), job([12], turn_s=1), job([40], turn_s=2), job([11], turn_s=3)]
     choice = choose(jobs, Limits(items=8, padding=5))

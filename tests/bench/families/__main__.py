@@ -6,11 +6,12 @@ import sys
 from typing import Final
 
 from tests.bench import sections
-from tests.bench.families import batcher, speech, vectors
+from tests.bench.families import batcher, rerank, speech, vectors
 
 SECTIONS: Final[dict[str, sections.Section]] = {
     "batcher": batcher.run,
     "embeddings": vectors.run,
+    "rerank": rerank.run,
     "speech": speech.run,
 }
 

@@ -1,18 +1,18 @@
 """Which items leave together. Pure: a look at what waits, and nothing changed.
 
-Fair: the request that has waited longest for a place has the first one, and then each of those that can go
-along has one in turn. Frugal: an item goes along only as long as the padding of the whole batch costs no more
-than another batch would.
+Fair: the request that has waited longest for a place has the first one, and then, of those who have an item
+of about its length, each has one in turn. Frugal: the nearest in length go along first, and an item goes
+along only as long as the padding of the whole batch costs no more than another batch would.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections import deque
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from ekiben.runtime.batching.jobs import Queued
 
@@ -45,6 +45,10 @@ class Reason(StrEnum):
     """What else waited has other parameters, or is for another ability."""
     RETRY = "retry"
     """A half of one that failed."""
+
+
+ALIKE: Final = 8
+"""Lengths that differ by no more than such a part of the first are about the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,31 +90,56 @@ def choose(requests: Sequence[Waiting], limits: Limits) -> Choice:
     """What leaves next, of requests that have at least one item waiting each."""
     order = sorted(range(len(requests)), key=lambda index: (requests[index].turn_s, index))
     lane, first = requests[order[0]].lane, requests[order[0]].first()
-    takers = deque(
-        (index, requests[index].nearest(first.item.group, first.length))
+    along = [
+        index
         for index in order
         if requests[index].lane == lane and first.item.group in requests[index].groups
-    )
-    others = len(takers) < len(requests)
+    ]
+    others = len(along) < len(requests)
+    line = _Line(first.length, [requests[index].nearest(first.item.group, first.length) for index in along])
     picks: list[tuple[int, Queued]] = []
     size = _Size(limits)
     reason = Reason.ALL
-    while takers:
-        index, nearest = takers.popleft()
-        queued = next(nearest, None)
-        if queued is None:
-            continue
+    while (offered := line.nearest()) is not None:
+        place, queued = offered
         refused = size.refuses(queued.length)
         if refused is None:
             size.add(queued.length)
-            picks.append((index, queued))
-            takers.append((index, nearest))
+            picks.append((along[place], queued))
+            line.go_on(place)
         elif refused is Reason.FULL and len(picks) >= limits.items:
             return Choice(picks, Reason.FULL)
         else:
             reason = Reason.FULL if Reason.FULL in (reason, refused) else refused
     others = others or any(len(request.groups) > 1 for request in requests)
     return Choice(picks, Reason.OTHERS if reason is Reason.ALL and others else reason)
+
+
+class _Line:
+    """Those who can go along, each with its nearest item at hand."""
+
+    def __init__(self, length: int, takers: Sequence[Iterator[Queued]]) -> None:
+        self._length = length
+        self._alike = max(1, length // ALIKE)
+        self._takers = takers
+        self._turns = [0] * len(takers)
+        self._heap: list[tuple[int, int, int, Queued]] = []
+        for place in range(len(takers)):
+            self.go_on(place)
+
+    def nearest(self) -> tuple[int, Queued] | None:
+        """Of all, with the place of its taker, who has no other until told to go on."""
+        if not self._heap:
+            return None
+        *_, place, queued = heapq.heappop(self._heap)
+        return place, queued
+
+    def go_on(self, place: int) -> None:
+        """With its next item. Of those about as near, each taker has one in turn."""
+        if (queued := next(self._takers[place], None)) is not None:
+            distance = abs(queued.length - self._length) // self._alike
+            heapq.heappush(self._heap, (distance, self._turns[place], place, queued))
+            self._turns[place] += 1
 
 
 class _Size:
