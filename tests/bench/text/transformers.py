@@ -9,4 +9,4 @@ from tests.bench.cold.measure import Bench, Row
 
 
 def run(bench: Bench) -> Iterator[Row]:
-    yield from batching.run(bench.folder, bench.weights)
+    yield from batching.run(bench.folder, bench.weights, rounds=bench.rounds)
