@@ -21,7 +21,7 @@ from tests.bench.home import weights_of
 from tests.running import Platform
 
 MODEL: Final = "judge"
-DOCUMENTS: Final = 8
+DOCUMENTS: Final = 4
 """Of one request."""
 BATCHES: Final = (8, 16, 32, 64)
 
