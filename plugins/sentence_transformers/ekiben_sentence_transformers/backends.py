@@ -1,7 +1,7 @@
 """The option `backend`: another library than torch computes the model, from a file that is found or made.
 
-A folder may bring the file. Otherwise it is exported of the model as torch has it, once. The library's own way
-leads through Optimum, which does not go with the transformers that the library itself asks for: here torch
+A folder may bring the file. Otherwise it is exported of the model as torch has it, once. The library's own
+way leads through Optimum, which does not go with the transformers that the library itself asks for: here torch
 exports, and what runs the network stands in the place of the transformers model.
 """
 
