@@ -1,8 +1,8 @@
 """The option `backend`: another library than torch computes the model, from a file that is found or made.
 
 A folder may bring the file. Otherwise it is exported of the model as torch has it, once. The library's own
-way leads through Optimum, which does not go with the transformers that the library itself asks for: here torch
-exports, and what runs the network stands in the place of the transformers model.
+way leads through Optimum, which does not go with the transformers that the library itself asks for: here
+torch exports, and what runs the network stands in the place of the transformers model.
 """
 
 from __future__ import annotations
