@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import wave
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ekiben.catalog.specs import resolve_model
 from ekiben.contract.abilities import EmbedRequest, OcrRequest, SpeakRequest, TextRequest, TranscribeRequest
 from ekiben.contract.engine import LoadRequest
 from ekiben.contract.model import Ability
+from ekiben.contract.pictures import DrawRequest
 from ekiben.contract.testing import able, blank_png
 from ekiben.plugins.discovery import discover
 from ekiben.runtime.host import Assignment, prepare_load
@@ -57,9 +59,20 @@ async def _work(model: Any, request: LoadRequest) -> None:
         await _exhaust(answer.segments)
     elif hasattr(model, "speak"):
         await _exhaust(model.speak(SpeakRequest(text=WORDS * 8, voice=model.voices[0])))
+    elif Ability.GENERATE_IMAGE in request.model.abilities:
+        await _draw(model, request)
     else:
         side = request.options["max_side"]
         await able(model, Ability.READ_TEXT).read_text(OcrRequest(image=blank_png(side, side)))
+
+
+async def _draw(model: Any, request: LoadRequest) -> None:
+    """As many pictures as go into a batch, then one of the largest."""
+    drawing = able(model, Ability.GENERATE_IMAGE)
+    asked = DrawRequest(prompt=WORDS, negative_prompt="rain", steps=2, guidance=4.0, seed=1)
+    await _exhaust(drawing.generate_image(replace(asked, n=int(request.options["max_batch"]))))
+    width, height = model.batching[Ability.GENERATE_IMAGE].ensemble.native_size
+    await _exhaust(drawing.generate_image(replace(asked, width=width, height=2 * height)))
 
 
 async def _exhaust(answer: Any) -> None:

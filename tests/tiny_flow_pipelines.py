@@ -38,10 +38,10 @@ def save_stable_diffusion_3(folder: Path) -> Path:
         vae=_vae(),
         text_encoder=text_encoder(projected=True),
         text_encoder_2=text_encoder(projected=True),
-        text_encoder_3=_t5(),
+        text_encoder_3=t5(),
         tokenizer=clip_tokenizer(folder / "words"),
         tokenizer_2=clip_tokenizer(folder / "words"),
-        tokenizer_3=_t5_tokenizer(),
+        tokenizer_3=t5_tokenizer(),
     ).save_pretrained(folder, safe_serialization=True)
     return folder
 
@@ -70,8 +70,8 @@ def save_flux(folder: Path) -> Path:
         vae=_vae(),
         text_encoder=text_encoder(),
         tokenizer=clip_tokenizer(folder / "words"),
-        text_encoder_2=_t5(),
-        tokenizer_2=_t5_tokenizer(),
+        text_encoder_2=t5(),
+        tokenizer_2=t5_tokenizer(),
     ).save_pretrained(folder, safe_serialization=True)
     return folder
 
@@ -126,7 +126,8 @@ def _vae() -> Any:
     )
 
 
-def _t5() -> Any:
+def t5() -> Any:
+    """An encoder of numbers of `TEXT_WIDTH`."""
     from transformers import T5Config, T5EncoderModel
 
     config = T5Config(
@@ -140,7 +141,8 @@ def _t5_words() -> list[tuple[str, float]]:
     return [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((word, -1.0) for word in words)]
 
 
-def _t5_tokenizer() -> Any:
+def t5_tokenizer() -> Any:
+    """Of the same words as CLIP's."""
     from transformers import T5Tokenizer
 
     return T5Tokenizer(vocab=_t5_words(), extra_ids=0)

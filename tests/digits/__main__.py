@@ -1,4 +1,4 @@
-"""Train `digits-diffusion` into a folder: about ten minutes on two cores, the same weights each time.
+"""Train `digits-diffusion` into a folder: about ten minutes of one core, the same weights each time.
 
 The result is a pipeline in the library's own classes, with weights of 16 bits.
 """
