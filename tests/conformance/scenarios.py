@@ -48,6 +48,7 @@ _FUNCTION: Final = {"name": "answer", "description": "an answer", "parameters": 
 _FORCED: Final = {
     "tools": [{"type": "function", "function": _FUNCTION}],
     "tool_choice": {"type": "function", "function": {"name": "answer"}},
+    "max_tokens": 64,  # of an engine whose calls have their model's marks around them
 }
 _FORMAT: Final = {"type": "json_schema", "json_schema": {"name": "a", "schema": _SCHEMA, "strict": True}}
 _WRONG: Final = {"temperature": 5}
@@ -150,11 +151,13 @@ _WITH_USAGE: Final = {"stream": True, "stream_options": {"include_usage": True}}
 _RESPONSE_TOOLS: Final = {
     "tools": [{"type": "function", "strict": True, **_FUNCTION}],
     "tool_choice": {"type": "function", "name": "answer"},
+    "max_output_tokens": 64,
 }
 _RESPONSE_FORMAT: Final = {"format": {"type": "json_schema", "name": "a", "schema": _SCHEMA, "strict": True}}
 _MESSAGE_TOOLS: Final = {
     "tools": [{"name": "answer", "description": "an answer", "input_schema": _SCHEMA}],
     "tool_choice": {"type": "tool", "name": "answer"},
+    "max_tokens": 64,
 }
 _CHAT: Final = "chat.completions.create"
 _COMPLETE: Final = "completions.create"
