@@ -6,13 +6,14 @@ import sys
 from typing import Final
 
 from tests.bench import sections
-from tests.bench.families import batcher, rerank, speech, vectors
+from tests.bench.families import batcher, rerank, speech, transcription, vectors
 
 SECTIONS: Final[dict[str, sections.Section]] = {
     "batcher": batcher.run,
     "embeddings": vectors.run,
     "rerank": rerank.run,
     "speech": speech.run,
+    "transcription": transcription.run,
 }
 
 if __name__ == "__main__":

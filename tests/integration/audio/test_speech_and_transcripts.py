@@ -65,6 +65,15 @@ async def test_a_spoken_sentence_is_transcribed_word_for_word(
     assert answer.usage is not None and answer.usage.type == "duration"
 
 
+async def test_ten_sentences_spoken_slowly_are_heard_word_for_word(voice: Any, whisper: Any) -> None:
+    heard = []
+    for text in SENTENCES:
+        spoken = await voice.speech(input=text, voice="default", speed=0.8, response_format="wav")
+        heard.append((await whisper.transcribe(spoken.body, language="en")).json()["text"])
+    plain = [" ".join(words(text)) for text in SENTENCES]
+    assert jiwer.wer(plain, [" ".join(words(text)) for text in heard]) == 0, heard
+
+
 @pytest.mark.parametrize("audio_format", ["mp3", "opus", "aac", "flac", "wav", "pcm"])
 async def test_every_speech_format_says_the_same(
     voice: Any, whisper: Any, sentence: str, audio_format: str
