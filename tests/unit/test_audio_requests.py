@@ -183,7 +183,7 @@ async def test_deltas_add_up_to_the_text() -> None:
             yield TranscriptSegment(text=text, start_s=0, end_s=1, tokens=[1, 2])
 
     transcription = Transcription(language="en", duration_s=2.01, segments=segments())
-    events = [json.loads(event) async for event in _events(transcription)]
+    events = [json.loads(event) async for event in _events(transcription, transcription.segments)]
     assert len(events) == 4
     done = TranscriptionTextDoneEvent.model_validate(events[-1], strict=True)
     assert done.text == "Hello there.  Bye." == "".join(event["delta"] for event in events[:-1])

@@ -74,11 +74,23 @@ async def _answer(request: Request, *, translate: bool) -> Answer | Stream:
     wish = parse_form(form, translate=translate)
     engine: Transcribe = request.able(Ability.TRANSLATE if translate else Ability.TRANSCRIBE)
     transcription = await engine.transcribe(wish.request)
+    found = _told(request, transcription)
     if wish.stream:
-        return Stream(sse_stream(_events(transcription)))
-    async with aclosing(transcription.segments) as found:
+        return Stream(sse_stream(_events(transcription, found)))
+    async with aclosing(found):
         segments = [segment async for segment in found]
     return render(wish, transcription, segments)
+
+
+async def _told(request: Request, transcription: Transcription) -> AsyncGenerator[TranscriptSegment, None]:
+    """The segments, while the platform is told how many seconds of the recording have been heard.
+
+    How many there are in all is not known before the last of them has been decoded: headers lie.
+    """
+    async with aclosing(transcription.segments) as segments:
+        async for segment in segments:
+            request.tell(round(segment.end_s, 2), total=None, unit="seconds")
+            yield segment
 
 
 def parse_form(form: Form, *, translate: bool) -> Wish:
@@ -162,11 +174,13 @@ def _segment(number: int, segment: TranscriptSegment) -> dict[str, Any]:
     }
 
 
-async def _events(transcription: Transcription) -> AsyncGenerator[bytes, None]:
+async def _events(
+    transcription: Transcription, segments: AsyncGenerator[TranscriptSegment, None]
+) -> AsyncGenerator[bytes, None]:
     """Deltas that add up to the text of the last event."""
     text = pending = ""
     tokens = 0
-    async with aclosing(transcription.segments) as segments:
+    async with aclosing(segments):
         async for segment in segments:
             tokens += len(segment.tokens)
             delta = pending + segment.text
