@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from tests.bentos.processes import ROOT, Served
+from tests.running import wait_until
 
 Serve = Callable[..., Served]
 Weights = Callable[[str], Path]
@@ -114,3 +115,27 @@ def test_vision(serve_model: Callable[[str, str], Served]) -> None:
     assert "PLATFORM" in answer.text
     native = served.post("/read_text", files={"image": png.getvalue()}).json()
     assert "PLATFORM" in native["text"]
+    assert later(served, "/read_text", files={"image": png.getvalue()}) == native
+    assert served.get("/read_text/status?task_id=none").status_code == 404
+
+
+@pytest.mark.slow
+def test_pictures_in_the_background(serve_model: Callable[[str, str], Served]) -> None:
+    served = serve_model("vision", "digits-diffusion")
+    asked = {"prompt": "a handwritten seven", "n": 2, "steps": 4, "seed": 1}
+    files = [base64.b64decode(file) for file in later(served, "/generate_images", json=asked)]
+    assert [Image.open(io.BytesIO(file)).size for file in files] == [(32, 32)] * 2
+    assert later(served, "/generate_images", json=asked | {"n": 1})
+    refused = later(served, "/generate_images", json=asked | {"n": 11})
+    assert "less than or equal to 10" in str(refused)
+
+
+def later(served: Served, path: str, **request: Any) -> Any:
+    """The answer to what was submitted."""
+    task = served.post(f"{path}/submit", **request).json()["task_id"]
+    wait_until(lambda: _status(served, path, task) != "in_progress" or None, "the task to end")
+    return served.get(f"{path}/get?task_id={task}").json()
+
+
+def _status(served: Served, path: str, task: str) -> str:
+    return str(served.get(f"{path}/status?task_id={task}").json()["status"])

@@ -51,6 +51,7 @@ class EkibenService(bentoml.Service[Any]):  # type: ignore[misc] # no types come
         super().__attrs_post_init__()
         self.host: ModelHost | None = None
         self._prebuilt: Application | None = None
+        self._is_replica = False
         self.arguments = bentoml.use_arguments(Arguments)
         # BentoML calls this once, in the process that supervises the workers, before it starts them.
         self.inner.prepare = _DeploymentHook(self)
@@ -68,6 +69,15 @@ class EkibenService(bentoml.Service[Any]):  # type: ignore[misc] # no types come
     def prebuild(self) -> None:
         """Do now what `application` would take its time for. Of no model yet, and bound to no loop."""
         self._prebuilt = super().to_asgi(is_main=True)
+
+    def needs_task_db(self) -> bool:
+        """Whether BentoML is to keep what is submitted: not in a replica, where nobody submits anything."""
+        return not self._is_replica and bool(super().needs_task_db())
+
+    def replica_application(self, host: ModelHost) -> ReplicaApp:
+        """The application of a process that a platform started."""
+        self._is_replica = True
+        return self.application(host)
 
     def application(self, host: ModelHost) -> ReplicaApp:
         """The application that serves the host's model."""

@@ -7,6 +7,7 @@ loaded model as the OpenAI routes do.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import wave
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -53,6 +54,12 @@ def _api(method: F) -> F:
     """`bentoml.api`, for type checkers, which see nothing of BentoML."""
     api: F = bentoml.api(method)
     return api
+
+
+def _task(method: F) -> F:
+    """`bentoml.task`: besides, it can be submitted, and its answer be fetched later, if that is JSON."""
+    task: F = bentoml.task(method)
+    return task
 
 
 @contextmanager
@@ -146,7 +153,7 @@ class EmbeddingBento(FamilyBento):
 class AudioBento(FamilyBento):
     family = Family.AUDIO
 
-    @_api
+    @_task
     async def transcribe(self, audio: Path, language: str | None = None) -> dict[str, Any]:
         """The words of a recording, in any common format."""
         with _as_bentoml_errors():
@@ -227,6 +234,27 @@ class VisionBento(FamilyBento):
             )
             return await _write_png(Path(ctx.temp_dir) / "picture.png", model.generate_image(request))
 
+    @_task
+    async def generate_images(
+        self,
+        prompt: str = Field(default="a lunch box", min_length=1, description="what to draw"),
+        n: int = Field(default=1, ge=1, le=10, description="how many pictures"),
+        negative_prompt: str | None = None,
+        steps: int | None = Field(default=None, ge=1),
+        guidance: float | None = Field(default=None, ge=0),
+        seed: int | None = Field(default=None, ge=0, lt=2**63),
+    ) -> list[str]:
+        """Pictures of a text, as PNG files in base64."""
+        with _as_bentoml_errors():
+            model: pictures.GenerateImage = self.able(Ability.GENERATE_IMAGE)
+            request = pictures.DrawRequest(
+                prompt=prompt, negative_prompt=negative_prompt, n=n, steps=steps, guidance=guidance, seed=seed
+            )
+            async with aclosing(model.generate_image(request)) as drawing:
+                drawn = {news.index: news async for news in drawing if isinstance(news, pictures.Picture)}
+        files = [await asyncio.to_thread(PictureFormat().encode, drawn[index].pixels) for index in range(n)]
+        return [base64.b64encode(file).decode() for file in files]
+
     @_api
     async def edit_image(
         self,
@@ -245,7 +273,7 @@ class VisionBento(FamilyBento):
                 drawing = model.edit_image(replace(request, images=(upright,)))
                 return await _write_png(Path(ctx.temp_dir) / "picture.png", drawing)
 
-    @_api
+    @_task
     async def read_text(self, image: Path) -> dict[str, Any]:
         """The lines of text in a picture or on the pages of a PDF, with their boxes and scores."""
         with _as_bentoml_errors():

@@ -140,7 +140,7 @@ async def _serve(order: Order, channel: Channel, service: EkibenService | None) 
         told_to_go=None if order.go else told_to_go,
         tell_work=channel.tell_work,
     )
-    app = service.application(host)
+    app = service.replica_application(host)
     stages.end("app")
 
     from ekiben.runtime.server import ReplicaServer
