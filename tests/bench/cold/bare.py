@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench.cold.measure import Contender, Shoot, Shot
-from tests.bench.cold.questions import PROMPT, tone
+from tests.bench.cold.questions import PROMPT, sign, tone
 
 LLAMA_DEFAULT: Final = """
 import xllamacpp
@@ -70,6 +70,27 @@ for chunk in voice.synthesize(prompt):
     pass
 tell("answered")
 """
+OCR: Final = """
+from rapidocr import RapidOCR
+tell("imported")
+engine = RapidOCR(
+    params={"EngineConfig.onnxruntime.intra_op_num_threads": threads, "Global.log_level": "error"}
+)
+tell("loaded")
+assert engine(folder + "/sign.png").txts
+tell("answered")
+"""
+DIGITS: Final = """
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+torch.set_num_threads(threads)
+tell("imported")
+pipeline = StableDiffusionPipeline.from_pretrained(weights, torch_dtype=torch.float32, local_files_only=True)
+tell("loaded")
+pipeline("a handwritten seven", num_inference_steps=2, guidance_scale=3.0, height=32, width=32)
+tell("answered")
+"""
 _HEAD: Final = """
 import sys
 weights, folder, prompt, threads = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
@@ -86,6 +107,7 @@ def fresh(name: str, script: str, *, weights: Path, folder: Path, threads: int) 
     def open_() -> Iterator[Shoot]:
         folder.mkdir(exist_ok=True)
         (folder / "tone.wav").write_bytes(tone())
+        (folder / "sign.png").write_bytes(sign())
         yield lambda: _run(script, weights=weights, folder=folder, threads=threads)
 
     return Contender(name, open_)

@@ -9,7 +9,7 @@ from typing import Final
 
 from tests.bench.cold import bare, ekiben
 from tests.bench.cold.measure import Bench, Row, alternate, number, rows_of
-from tests.bench.cold.questions import Ask, embed, speak, transcribe
+from tests.bench.cold.questions import Ask, draw, embed, read, speak, transcribe
 from tests.bench.home import weights_of
 
 
@@ -24,6 +24,8 @@ CONTESTS: Final = (
     Contest("all-minilm-l6-v2", bare.EMBEDDING, embed),
     Contest("whisper-base", bare.WHISPER, transcribe),
     Contest("piper-en-us-joe", bare.PIPER, speak),
+    Contest("pp-ocr-v6", bare.OCR, read),
+    Contest("digits-diffusion", bare.DIGITS, draw),
 )
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from PIL import Image, ImageDraw, ImageFont
+
 PROMPT: Final = "Name three fruits."
 ASK_S: Final = 120.0
 
@@ -64,6 +66,32 @@ def transcribe(url: str) -> None:
 def speak(url: str) -> None:
     body = {"model": "piper-en-us-joe", "voice": "default", "input": PROMPT, "response_format": "wav"}
     list(_post(url + "/v1/audio/speech", json.dumps(body).encode()))
+
+
+def read(url: str) -> None:
+    parts = [_part('name="model"', b"pp-ocr-v6"), _part('name="image"; filename="sign.png"', sign())]
+    kind = {"content-type": "multipart/form-data; boundary=cut"}
+    list(_post(url + "/v1/images/ocr", b"".join(parts) + b"--cut--\r\n", headers=kind))
+
+
+def draw(url: str) -> None:
+    body = {
+        "model": "digits-diffusion",
+        "prompt": "a handwritten seven",
+        "size": "32x32",
+        "steps": 2,
+        "response_format": "b64_json",
+    }
+    list(_post(url + "/v1/images/generations", json.dumps(body).encode()))
+
+
+def sign() -> bytes:
+    """Two words on white."""
+    picture = Image.new("RGB", (480, 120), "white")
+    ImageDraw.Draw(picture).text((20, 30), "PLATFORM NINE", fill="black", font=ImageFont.load_default(48))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def tone() -> bytes:
