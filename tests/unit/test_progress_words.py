@@ -46,3 +46,12 @@ def test_ps_shows_how_long_the_start_of_a_ready_model_took() -> None:
     replica = {"engine": "e", "stages_s": {"starting": 0.3, "loading": 0.2, "first_token": 0.1}}
     row = _row(model(state="ready", stage="ready", replicas=[replica]))
     assert row[2:5] == ("", "starting 0.3s, loading 0.2s, first token 0.1s", "e")
+
+
+def test_ps_shows_how_far_long_requests_have_come() -> None:
+    work = [
+        {"done": 12.0, "total": 50.0, "unit": "steps"},
+        {"done": 29.5, "total": None, "unit": "seconds"},
+    ]
+    row = _row(model(state="ready", stage="ready", work=work))
+    assert row[2] == "12 of 50 steps, 29.5 seconds"

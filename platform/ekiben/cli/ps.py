@@ -66,7 +66,13 @@ def _stage(m: dict[str, Any]) -> str:
         stage = f"{stage or m['state']} {format_share(m['progress'])}"
     if m.get("eta_s") is not None:
         stage = f"{stage or m['state']}, {format_seconds(m['eta_s'])} left"
-    return stage
+    return stage or ", ".join(map(_far, m.get("work") or ()))
+
+
+def _far(work: dict[str, Any]) -> str:
+    """How far a request has come that takes long."""
+    total = "" if work["total"] is None else f" of {work['total']:g}"
+    return f"{work['done']:g}{total} {work['unit']}"
 
 
 def _took(m: dict[str, Any]) -> str:
