@@ -1,4 +1,4 @@
-"""Uploads that are refused for their size cost neither the gateway nor a replica memory. Row B1.
+"""Uploads cost neither the gateway nor a replica memory, whether they are refused or kept. Row B1.
 
 Peaks are the kernel's own, so nothing that comes and goes is missed.
 """
@@ -6,6 +6,9 @@ Peaks are the kernel's own, so nothing that comes and goes is missed.
 from __future__ import annotations
 
 import contextlib
+import http.client
+import itertools
+import json
 import select
 import socket
 from collections.abc import Callable, Iterator
@@ -22,6 +25,11 @@ PIECE: Final = bytes(2**20)
 FLAT_BYTES: Final = 48 * 2**20
 """What allocators, buffers of sockets and a first request of its kind may take: a twentieth of the upload."""
 PATH: Final = "/v1/audio/transcriptions"
+KEPT_BYTES: Final = 400 * 2**20
+FILE_OPENING: Final = (
+    '--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n'
+    '--x\r\ncontent-disposition: form-data; name="file"; filename="a.bin"\r\n\r\n'
+)
 OPENING: Final = (
     f'--x\r\ncontent-disposition: form-data; name="model"\r\n\r\n{MODEL}\r\n'
     '--x\r\ncontent-disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
@@ -104,3 +112,25 @@ def test_b1_a_gigabyte_that_a_replica_refuses(platform: Platform, declared: bool
         answer, _ = upload(connection, declared=declared)
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert list(platform.home.rglob("ekiben-upload-*")) == []
+
+
+@pytest.mark.slow
+def test_a_file_is_kept_and_read_without_being_held(platform: Platform) -> None:
+    assert platform.process is not None
+    tail = b"\r\n--x--\r\n"
+    opening = FILE_OPENING.encode()
+    connection = http.client.HTTPConnection(platform.url.removeprefix("http://"), timeout=120)
+    with flat(platform.process.pid), contextlib.closing(connection):
+        headers = {
+            "content-type": "multipart/form-data; boundary=x",
+            "content-length": str(len(opening) + KEPT_BYTES + len(tail)),
+        }
+        pieces = itertools.chain([opening], itertools.repeat(PIECE, KEPT_BYTES // len(PIECE)), [tail])
+        connection.request("POST", "/v1/files", pieces, headers)
+        answer = connection.getresponse()
+        file = json.loads(answer.read())
+        assert (answer.status, file["bytes"]) == (200, KEPT_BYTES), file
+        connection.request("GET", f"/v1/files/{file['id']}/content")
+        answer = connection.getresponse()
+        assert sum(map(len, iter(lambda: answer.read(len(PIECE)), b""))) == KEPT_BYTES
+    platform.client.files.delete(file["id"])
