@@ -29,6 +29,8 @@ def pytest_configure() -> None:
     hypothesis.settings.register_profile("untimed", deadline=None)
     hypothesis.settings.load_profile("untimed")
     tap.install()
+    # As replicas have it: threads that spin take the cores from the other worker, and from what it started.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 @pytest.hookimpl(optionalhook=True)

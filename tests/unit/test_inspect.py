@@ -280,6 +280,23 @@ def test_a_folder_of_a_language_model_has_a_variant_for_each_engine(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("architecture", "kind", "abilities"),
+    [
+        ("VitsModel", "vits", {Ability.SPEAK}),
+        ("WhisperForConditionalGeneration", "whisper", {Ability.TRANSCRIBE, Ability.TRANSLATE}),
+    ],
+)
+def test_a_folder_of_a_model_that_speaks_or_hears(
+    tmp_path: Path, architecture: str, kind: str, abilities: set[Ability]
+) -> None:
+    transformers(tmp_path, architecture)
+    write(tmp_path / "config.json", json.dumps({"model_type": kind, "architectures": [architecture]}))
+    spec = look(tmp_path)
+    assert spec.family is Family.AUDIO and spec.abilities == frozenset(abilities)
+    assert [variant.engine for variant in spec.variants] == ["transformers"]
+
+
+@pytest.mark.parametrize(
     ("architecture", "kind", "ability"),
     [
         ("ViTForImageClassification", "vit", Ability.CLASSIFY),

@@ -215,12 +215,21 @@ def transformers_folder(folder: Path) -> Finding:
             abilities=frozenset({Ability.SPEAK}),
             format="safetensors",
         )
+    if "WhisperForConditionalGeneration" in names:
+        return Finding(
+            weights=folder,
+            suggested_name=folder_name(folder),
+            what=f"{_type_of(config)} model that hears, in safetensors, {_count(parameters)} parameters",
+            family=Family.AUDIO,
+            abilities=frozenset({Ability.TRANSCRIBE, Ability.TRANSLATE}),
+            format="safetensors",
+        )
     if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
         shown = ", ".join(names)[:200] or "none named"
         raise ConfigError(
             f"{folder} is a transformers folder ({_type_of(config)}, architectures: {shown}) that no family "
-            "takes: models of text, classifiers of texts and pictures, detectors, VITS voices and, with "
-            "modules.json, sentence-transformers models are known"
+            "takes: models of text, classifiers of texts and pictures, detectors, VITS voices, Whisper and, "
+            "with modules.json, sentence-transformers models are known"
         )
     return Finding(
         weights=folder,

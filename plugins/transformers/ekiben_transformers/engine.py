@@ -10,6 +10,8 @@ from ekiben.contract.threads import WorkerThread
 from ekiben_transformers import memory
 from ekiben_transformers.dtype import choose_dtype
 from ekiben_transformers.folder import ModelFolder
+from ekiben_transformers.hearing import memory as hearing_memory
+from ekiben_transformers.hearing.folder import HearingFolder
 from ekiben_transformers.speech import memory as speaking_memory
 from ekiben_transformers.speech.folder import SpeakingFolder
 from ekiben_transformers.vision import memory as seeing_memory
@@ -28,6 +30,8 @@ class Transformers:
         folder.check()
         if isinstance(folder, SeeingFolder):
             return seeing_memory.estimate(folder, request, dtype=choose_dtype(folder, request))
+        if isinstance(folder, HearingFolder):
+            return hearing_memory.estimate(folder, request, dtype=choose_dtype(folder, request))
         if isinstance(folder, SpeakingFolder):
             return speaking_memory.estimate(folder, request)
         return memory.estimate(folder, request, dtype=choose_dtype(folder, request))
@@ -47,6 +51,8 @@ def _folder(request: LoadRequest) -> ModelFolder:
         return SeeingFolder(request.weights)
     if Ability.SPEAK in request.model.abilities:
         return SpeakingFolder(request.weights)
+    if request.model.family is Family.AUDIO:
+        return HearingFolder(request.weights)
     return ModelFolder(request.weights)
 
 
@@ -56,6 +62,10 @@ def _open(folder: ModelFolder, request: LoadRequest) -> LoadedModel:
         from ekiben_transformers.vision.model import open_seeing
 
         return open_seeing(folder, request, dtype=choose_dtype(folder, request))
+    if isinstance(folder, HearingFolder):
+        from ekiben_transformers.hearing.model import open_hearing
+
+        return open_hearing(folder, request, dtype=choose_dtype(folder, request))
     if isinstance(folder, SpeakingFolder):
         from ekiben_transformers.speech.model import open_speaking
 
