@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The engines that `make serve` installs; `make serve ENGINES=cpu,sentence_transformers` adds one.
 ENGINES ?= cpu
-TEST_ENGINES := cpu,diffusers,kokoro,sentence_transformers,transformers,huggingface,modelscope
+TEST_ENGINES := cpu,diffusers,kokoro,sentence_transformers,transformers,whisper,huggingface,modelscope
 # More make no sense on a machine of a few cores: the tests start processes of their own.
 TEST_WORKERS ?= 2
 # Where `make test-vllm` keeps vLLM's environment from one run to the next.

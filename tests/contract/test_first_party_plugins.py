@@ -21,8 +21,8 @@ MODELS = {
     for index, variant in enumerate(spec.variants)
 }
 
-MADE = {"kokoro", "transformers"}
-"""Engines for models that no source brings: tested with the folder that tests make."""
+MADE = {"kokoro", "transformers", "whisper"}
+"""Engines for models that no built-in spec brings: tested with the files that tests make."""
 
 TESTED_ELSEWHERE = {"vllm"}
 """Engines with an environment of their own, under a marker of their own."""

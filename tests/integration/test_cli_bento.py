@@ -18,7 +18,7 @@ def run(tmp_path: Path) -> CommandLine:
 def test_families_are_listed_with_their_engines(run: CommandLine) -> None:
     bentos = {bento["family"]: bento for bento in run.json("bento", "ls")}
     assert bentos.keys() == {"llm", "embedding", "vision", "audio"}
-    assert bentos["audio"]["engines"] == ["faster_whisper", "kokoro", "piper", "transformers"]
+    assert bentos["audio"]["engines"] == ["faster_whisper", "kokoro", "piper", "transformers", "whisper"]
     for bento in bentos.values():
         assert bento["latest"] is None
         assert (Path(bento["folder"]) / "service.py").is_file()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -236,6 +238,20 @@ def test_a_piper_voice_speaks(tmp_path: Path) -> None:
         assert (spec.name, *spec.abilities) == ("de_de-eva", Ability.SPEAK)
         assert spec.description == "Piper voice, de_DE, 16000 Hz"
         assert spec.variants[0].source.parameters == {"path": str(path)}
+
+
+@pytest.mark.parametrize(
+    ("words", "abilities"),
+    [(51864, {Ability.TRANSCRIBE}), (51865, {Ability.TRANSCRIBE, Ability.TRANSLATE})],
+)
+def test_openais_checkpoint_transcribes(tmp_path: Path, words: int, abilities: set[Ability]) -> None:
+    path = tmp_path / "small.pt"
+    measures = {"dims": {"n_mels": 80, "n_audio_ctx": 1500, "n_vocab": words, "n_text_ctx": 448}}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(measures, protocol=2))
+    spec = look(path)
+    assert (spec.name, spec.family) == ("whisper-small", Family.AUDIO) and spec.abilities == abilities
+    assert [(variant.engine, variant.format) for variant in spec.variants] == [("whisper", "whisper")]
 
 
 def test_kokoro_voices_speak(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from ekiben.catalog import formats
+from ekiben.catalog.checkpoints import whisper_checkpoint
 from ekiben.catalog.formats import PICKLE, Finding
 from ekiben.contract.gguf import shard_stem
 from ekiben.contract.model import ModelSpec, SourceSpec, Variant
@@ -26,7 +27,8 @@ PICKLE_SUFFIXES: Final = frozenset(
 PEFT_CONFIG: Final = "adapter_config.json"
 _TAKEN: Final = (
     "a GGUF file, a sentence-transformers, transformers or diffusers folder with safetensors, a CTranslate2 "
-    "Whisper folder, a Piper voice (.onnx with .onnx.json), or a folder of PP-OCR models"
+    "Whisper folder, OpenAI's Whisper (.pt), a Piper voice (.onnx with .onnx.json), or a folder of PP-OCR "
+    "models"
 )
 
 
@@ -94,6 +96,8 @@ def _look_at_file(path: Path) -> Finding:
         raise ConfigError(f"{path} is not weights: read it as a model spec, or give the folder it lies in")
     if suffix == ".safetensors":
         raise ConfigError(f"{path} is one file of a model: give its folder, with config.json beside it")
+    if suffix == ".pt" and (finding := whisper_checkpoint(path)) is not None:
+        return finding
     if suffix in PICKLE_SUFFIXES:
         raise ConfigError(f"{path} is not taken: {PICKLE}")
     return formats.gguf_model(path)
