@@ -212,7 +212,7 @@ def test_a_crowd_that_leaves_at_once(platform: Platform, model: str, busy: Calla
     wait_for_busy(busy, 0)
     wait_until(lambda: platform.model(model)["in_flight"] == 0 or None, "all requests to be gone")
     answer = platform.client.chat.completions.create(
-        model=model, messages=[{"role": "user", "content": "Say hi."}], max_tokens=2
+        model=model, messages=[{"role": "user", "content": "Say hi."}], max_tokens=2, temperature=0
     )
     assert answer.choices[0].message.content
 

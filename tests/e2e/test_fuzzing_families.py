@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 PNG: Final = blank_png(32, 32)
 PICTURE: Final = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 JSON: Final[dict[str, dict[str, Any]]] = {
-    "/v1/embeddings": {"model": "all-minilm-l6-v2", "input": ["a"], "dimensions": 3, "truncate": True},
+    "/v1/embeddings": {"model": "all-minilm-l6-v2", "input": ["a"], "dimensions": 384, "truncate": True},
     "/v1/moderations": {"model": "judge", "input": ["a", "b"]},
     "/v1/rerank": {"model": "ranks", "query": "a", "documents": ["b", {"text": "c"}], "top_n": 1},
     "/v2/rerank": {"model": "ranks", "query": "a", "documents": ["b", "c"], "top_n": 1},
@@ -43,7 +43,7 @@ JSON: Final[dict[str, dict[str, Any]]] = {
         "size": "32x32",
         "steps": 2,
         "seed": 1,
-        "guidance": 3,
+        "guidance_scale": 3,
         "negative_prompt": "x",
         "response_format": "b64_json",
         "output_format": "png",

@@ -137,6 +137,7 @@ async def test_objects(sent: dict[str, Any], threshold: float) -> None:
         (DETECT, {"labels": ["cat"]}, "labels"),
         (DETECT, {"threshold": 1.1}, "threshold"),
         (DETECT, {"threshold": -1}, "threshold"),
+        (DETECT, {"threshold": 10**400}, "threshold"),
         (DETECT, {"threshold": "0.5"}, "threshold"),
         (DETECT, {"image": "https://example.com/x.png"}, "image"),
         (CLASSIFY, {"image": data_url(b"<svg xmlns='http://www.w3.org/2000/svg'/>")}, "image"),

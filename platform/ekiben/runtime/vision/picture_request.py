@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -61,8 +60,8 @@ class Number:
 
     def checked(self, value: object) -> float:
         kinds = int if self.whole else int | float
-        right = isinstance(value, kinds) and not isinstance(value, bool) and not math.isnan(value)
-        if not right or not self.minimum <= value <= self.maximum:  # type: ignore[operator]
+        right = isinstance(value, kinds) and not isinstance(value, bool)
+        if not right or not self.minimum <= value <= self.maximum:  # type: ignore[operator]  # false of NaN
             kind = "a whole number" if self.whole else "a number"
             raise ValueError(f"must be {kind} from {self.minimum} to {self.maximum}")
         return value  # type: ignore[return-value]
