@@ -61,6 +61,45 @@ tell("loaded")
 list(model.transcribe(folder + "/tone.wav", language="en")[0])
 tell("answered")
 """
+_SAMPLES: Final = """\
+    with wave.open(folder + "/tone.wav") as file:
+        samples = np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 32768
+"""
+OPENAI_WHISPER: Final = f"""
+import wave
+import numpy as np
+import torch
+import whisper
+torch.set_num_threads(threads)
+tell("imported")
+with torch.inference_mode():
+    model = whisper.load_model(weights, device="cpu")
+    tell("loaded")
+{_SAMPLES}
+    model.transcribe(samples, language="en", fp16=False)
+tell("answered")
+"""
+TRANSFORMERS_WHISPER: Final = f"""
+import wave
+import numpy as np
+import torch
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
+torch.set_num_threads(threads)
+tell("imported")
+with torch.inference_mode():
+    tokenizer = WhisperTokenizer.from_pretrained(weights)
+    extractor = WhisperFeatureExtractor.from_pretrained(weights)
+    model = WhisperForConditionalGeneration.from_pretrained(weights, dtype="auto")
+    tell("loaded")
+{_SAMPLES}
+    made = extractor(samples, sampling_rate=16000, return_tensors="pt", return_attention_mask=True)
+    heard = model.generate(
+        made["input_features"].to(model.dtype), attention_mask=made["attention_mask"], language="en",
+        task="transcribe", return_timestamps=True,
+    )
+    tokenizer.batch_decode(heard, skip_special_tokens=True)
+tell("answered")
+"""
 PIPER: Final = """
 from piper import PiperVoice
 tell("imported")

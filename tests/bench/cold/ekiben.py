@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -23,13 +23,31 @@ def platform(bench: Bench, name: str, **env: str) -> Iterator[Platform]:
         running.stop()
 
 
-def cold(bench: Bench, name: str, *, model: str, ask: Ask, **env: str) -> Contender:
-    """A request to a cold model, with the stages that the replica tells of."""
+def add(running: Platform, spec: dict[str, Any]) -> None:
+    answer = running.post("/api/models", {"spec": spec})
+    assert answer.get("error") is None, answer
+
+
+def cold(
+    bench: Bench,
+    name: str,
+    *,
+    model: str,
+    ask: Ask,
+    spec: dict[str, Any] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Contender:
+    """A request to a cold model, with the stages that the replica tells of.
+
+    `spec`: of a model that is not in the catalog.
+    """
 
     @contextmanager
     def open_() -> Iterator[Shoot]:
         home = "".join(char for char in name if char.isalnum())
-        with platform(bench, home, **env) as running:
+        with platform(bench, home, **(env or {})) as running:
+            if spec is not None:
+                add(running, spec)
             yield lambda: shoot(running, model, ask)
 
     return Contender(name, open_)

@@ -27,7 +27,7 @@ def run(bench: Bench) -> Iterator[Row]:
             bare.fresh(ALIKE, bare.LLAMA_ALIKE, weights=weights, folder=scratch, threads=threads),
             ekiben.cold(bench, FORKED, model=MODEL, ask=Chat(MODEL)),
             llama_router.cold(bench, weights),
-            ekiben.cold(bench, SPAWNED, model=MODEL, ask=Chat(MODEL), **ekiben.SPAWNED),
+            ekiben.cold(bench, SPAWNED, model=MODEL, ask=Chat(MODEL), env=ekiben.SPAWNED),
             stock_bentoml.cold(bench, weights),
             xinference.cold(bench, weights),
         ],

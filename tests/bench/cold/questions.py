@@ -53,9 +53,9 @@ def embed(url: str) -> None:
     list(_post(url + "/v1/embeddings", json.dumps(body).encode()))
 
 
-def transcribe(url: str) -> None:
+def transcribe(url: str, *, model: str = "whisper-base") -> None:
     parts = [
-        _part('name="model"', b"whisper-base"),
+        _part('name="model"', model.encode()),
         _part('name="language"', b"en"),
         _part('name="file"; filename="tone.wav"', tone()),
     ]

@@ -6,10 +6,12 @@ import sys
 from typing import Final
 
 from tests.bench import sections
+from tests.bench.cold import first_answers
 from tests.bench.families import batcher, rerank, speech, transcription, vectors
 
 SECTIONS: Final[dict[str, sections.Section]] = {
     "batcher": batcher.run,
+    "cold": first_answers.run,
     "embeddings": vectors.run,
     "rerank": rerank.run,
     "speech": speech.run,

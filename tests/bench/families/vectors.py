@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from tests.bench.cold.ekiben import platform
+from tests.bench.cold.ekiben import add, platform
 from tests.bench.cold.measure import Bench, Row, Unavailable
 from tests.bench.families.crowds import INFINITY, OURS, REQUESTS, Door, Work, contest, infinity, library, rows
 from tests.bench.home import weights_of
@@ -80,5 +80,4 @@ def _add(running: Platform, folder: Path) -> None:
         "options": {"backend": "onnx"},
     }
     spec = {"name": ONNX_MODEL, "family": "embedding", "abilities": ["embed"], "variants": [variant]}
-    answer = running.post("/api/models", {"spec": spec})
-    assert answer.get("error") is None, answer
+    add(running, spec)
