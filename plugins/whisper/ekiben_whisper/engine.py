@@ -11,17 +11,13 @@ from ekiben.contract.threads import WorkerThread
 if TYPE_CHECKING:
     from ekiben_whisper.listener import Listener
 
-_LIBRARY_BYTES: Final = 450 * 2**20
-"""What torch and the library hold by themselves."""
+_LIBRARY_BYTES: Final = 510 * 2**20
+"""What torch and the library hold by themselves; measured."""
 _GPU_HOST_BYTES: Final = 1024 * 2**20
 """What torch's part for GPUs holds of the host's memory, allowed for."""
 _CPU_BATCH: Final = 4
 """More gains little there, and has others wait."""
 _GPU_BATCH: Final = 16
-_FRAMES: Final = 1500
-"""Of half a minute, as the encoder sees it."""
-_ENCODER_ROWS: Final = 24
-"""Of its width, for each frame: what is there at the peak of a layer; measured."""
 
 
 class Whisper:
@@ -29,17 +25,19 @@ class Whisper:
 
     def estimate_memory(self, request: LoadRequest) -> MemoryEstimate:
         """Files hold 16-bit numbers mostly; the CPU computes with float32."""
+        from ekiben_whisper.memory import working_bytes
         from ekiben_whisper.weights import look
 
         dims = look(request.weights).dimensions
         on_cpu = request.device.kind == "cpu"
         width = 4 if on_cpu else 2
-        batch = _batch_size(request)
-        readings = batch * int(request.options["beam_size"])
-        kept = 2 * dims.n_text_layer * _FRAMES * dims.n_text_state * width
-        encoding = _FRAMES * dims.n_audio_state * width * _ENCODER_ROWS * (1 if on_cpu else batch)
-        scores = readings * dims.n_vocab * 4 * 6
-        working = readings * kept + encoding + scores
+        working = working_bytes(
+            dims,
+            width_bytes=width,
+            windows=_batch_size(request),
+            encoded_together=1 if on_cpu else _batch_size(request),
+            readings=int(request.options["beam_size"]),
+        )
         library = 0 if "whisper" in sys.modules else _LIBRARY_BYTES
         return MemoryEstimate(
             weights_bytes=dims.values * width,

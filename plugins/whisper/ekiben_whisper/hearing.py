@@ -106,7 +106,9 @@ class _Decoding(DecodingTask):  # type: ignore[misc]
     def __init__(self, model: Whisper, options: DecodingOptions, tasks: Sequence[Task], *, run: Run) -> None:
         super().__init__(model, options)
         self._tasks = tasks
-        self.inference = _Inference(model, len(self.initial_tokens), run=run)
+        start = self.initial_tokens.index(self.tokenizer.sot)
+        self.inference = _Inference(model, len(self.initial_tokens), start=start, run=run)
+        self.sot_index = 0  # in what `_Inference` gives for the first tokens
         if options.beam_size is not None:
             self.decoder.inference = self.inference
 
@@ -123,12 +125,20 @@ class _Decoding(DecodingTask):  # type: ignore[misc]
 
 
 class _Inference(PyTorchInference):  # type: ignore[misc]
-    def __init__(self, model: Whisper, initial_token_length: int, *, run: Run) -> None:
+    """For a prompt there are no scores over the vocabulary: nobody looks at them, and they are large."""
+
+    def __init__(self, model: Whisper, initial_token_length: int, *, start: int, run: Run) -> None:
         super().__init__(model, initial_token_length)
+        self._start = start
         self._run = run
 
     def logits(self, tokens: torch.Tensor, audio_features: torch.Tensor) -> torch.Tensor:
         if not self._run.wanted:
             raise GivenUp
-        logits: torch.Tensor = super().logits(tokens, audio_features)
-        return logits
+        start = self._start if tokens.shape[-1] == self.initial_token_length else 0
+        hook = self.model.decoder.ln.register_forward_hook(lambda _, __, rows: rows[:, start:])
+        try:
+            logits: torch.Tensor = super().logits(tokens, audio_features)
+            return logits
+        finally:
+            hook.remove()

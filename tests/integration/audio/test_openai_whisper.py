@@ -1,15 +1,12 @@
-"""OpenAI's Whisper: it hears what its library hears, from whichever files, and in batches."""
+"""OpenAI's Whisper: it hears what its library hears, and in batches."""
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import os
-import pickle
 import wave
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,17 +17,13 @@ import numpy as np
 import pytest
 import torch
 import whisper  # type: ignore[import-untyped]
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from whisper import timing
 
 from ekiben.contract import (
-    Ability,
     Device,
-    Engine,
     GivenUp,
     InvalidRequest,
-    LoadFailed,
-    ModelSpec,
     TranscribedPiece,
     TranscribeRequest,
     UnsupportedParameter,
@@ -39,39 +32,11 @@ from ekiben.contract import (
 )
 from ekiben_whisper import alignment, hearing
 from ekiben_whisper.conversion import ConvertibleFolder
-from ekiben_whisper.engine import Whisper
 from ekiben_whisper.mapped import MappedCheckpoint
 from ekiben_whisper.model import build
+from tests.openai_whisper import ENGINE, SMALL, drawn, load, order
 
-ENGINE: Engine = Whisper()
-OPTIONS = {"beam_size": 1, "batch_size": 4, "max_duration_s": 600}
 RATE_HZ = 16_000
-SMALL = {
-    "n_mels": 80,
-    "n_audio_ctx": 1500,
-    "n_audio_state": 16,
-    "n_audio_head": 2,
-    "n_audio_layer": 1,
-    "n_vocab": 51865,
-    "n_text_ctx": 16,
-    "n_text_state": 16,
-    "n_text_head": 2,
-    "n_text_layer": 2,
-}
-
-
-def order(path: Path, scratch: Path, **options: Any) -> Any:
-    variant = {"format": "whisper", "engine": "whisper", "source": {"kind": "local", "path": "/x"}}
-    spec = ModelSpec.model_validate(
-        {"name": "ear", "family": "audio", "abilities": ["transcribe", "translate"], "variants": [variant]}
-    )
-    return testing.load_request(spec, path, scratch=scratch, options=OPTIONS | options)
-
-
-def load(path: Path, scratch: Path, **options: Any) -> Any:
-    """The listener of a model."""
-    loaded: Any = asyncio.run(ENGINE.load(order(path, scratch, **options)))
-    return loaded.batching[Ability.TRANSCRIBE]
 
 
 class Wanted:
@@ -122,15 +87,6 @@ def write(path: Path, samples: Any) -> Path:
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, RATE_HZ, 0, "NONE", ""))
         file.writeframes(samples.astype(np.int16).tobytes())
-    return path
-
-
-def drawn(path: Path, dims: dict[str, int]) -> Path:
-    """Random numbers, as OpenAI writes theirs down."""
-    torch.manual_seed(7)
-    model = whisper.model.Whisper(whisper.model.ModelDimensions(**dims))
-    torch.nn.init.normal_(model.decoder.positional_embedding)
-    torch.save({"dims": dims, "model_state_dict": model.half().state_dict()}, path)
     return path
 
 
@@ -287,6 +243,24 @@ def test_several_readings_prompts_and_languages_in_one_batch(small: Path, tmp_pa
     assert len(next(listener.items(control)).value.recording.prompt) > 1
 
 
+def test_a_prompt_changes_what_is_heard_as_in_the_library(tiny: Any, tmp_path: Path) -> None:
+    """Though scores are computed for the last of its tokens only."""
+    recording = noise(tmp_path, seed=5)
+    prompt, start = tiny._prompt("one two"), tiny._tokenizer("de", translate=False).sot_sequence
+    item = next(tiny.items(TranscribeRequest(audio=recording)))
+    (stretch,) = tiny.prepare([item.value]).stretches
+    window = whisper.pad_or_trim(stretch.spectrogram, 3000)[None]
+    encoded = hearing.encode(tiny._model, [window[0]], run=Wanted())
+    for given in (prompt, prompt[:0]):
+        task = hearing.Task(language="de", start=start, prompt=given)
+        (mine,) = hearing.hear(tiny._model, encoded, [task], temperatures=[0.0], beam_size=1, run=Wanted())
+        options = whisper.DecodingOptions(language="de", prompt=given, fp16=False)
+        (theirs,) = whisper.decode(tiny._model, window, options)
+        assert mine.tokens == theirs.tokens
+        assert mine.avg_logprob == pytest.approx(theirs.avg_logprob, rel=1e-4)
+        assert mine.no_speech_prob == pytest.approx(theirs.no_speech_prob, rel=1e-4)
+
+
 def test_what_it_cannot_do_is_refused(tiny: Any, tmp_path: Path) -> None:
     clip = noise(tmp_path, seed=1)
     for request, param in (
@@ -303,20 +277,6 @@ def test_what_nobody_waits_for_is_broken_off(tiny: Any, tmp_path: Path) -> None:
     with pytest.raises(GivenUp):
         together(tiny, TranscribeRequest(audio=noise(tmp_path, seed=2)), run=run)
     assert run.looks == -1, "it was not asked again"
-
-
-# Files
-
-
-def test_the_same_numbers_from_every_kind_of_file(small: Path, tmp_path: Path) -> None:
-    state = torch.load(small, weights_only=True)["model_state_dict"]
-    save_file(state, tmp_path / "small.safetensors", metadata={"dims": json.dumps(SMALL)})
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "model.safetensors").hardlink_to(tmp_path / "small.safetensors")
-    for path in (small, tmp_path / "small.safetensors", tmp_path / "folder"):
-        found = load(path, tmp_path)._model.state_dict()
-        assert set(found) == set(state)
-        assert all(torch.equal(found[name], state[name].float()) for name in state)
 
 
 def test_an_english_model_refuses_to_translate(tmp_path: Path) -> None:
@@ -343,112 +303,6 @@ def test_a_conversion_is_made_once_and_again_where_it_is_broken(
     assert not [path for path in home.iterdir() if path.is_dir()], "nothing is left of the making"
 
 
-@pytest.mark.parametrize(
-    ("begin", "expected"),
-    [
-        (b"", "is empty"),
-        (b"\x06\0\0", "ends in the middle"),
-        (b"PK\3\4" + bytes(20), "not a CTranslate2 file of version"),
-        (b"\x06\0\0\0\x10\0TransformerSpec\0", "not of a Whisper model"),
-        (b"\x06\0\0\0\x0c\0WhisperSpec\0\3\0\0\0\xff\xff\xff\xff", "ends in the middle"),
-        (
-            b"\x06\0\0\0\x0c\0WhisperSpec\0\3\0\0\0\1\0\0\0\2\0a\0\2\xff\xff\xff\xff\xff\xff\xff\xff\x04\x08\0\0\0",
-            "is damaged",
-        ),
-        (b"\x06\0\0\0\x0c\0WhisperSpec\0\3\0\0\0\0\0\0\0", "has no encoder/conv1/weight"),
-    ],
-)
-def test_a_broken_file_of_ctranslate2_is_refused(tmp_path: Path, begin: bytes, expected: str) -> None:
-    (tmp_path / "model.bin").write_bytes(begin)
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(LoadFailed, match=expected):
-        ENGINE.estimate_memory(order(tmp_path, tmp_path))
-
-
-class Trap:
-    def __reduce__(self) -> Any:
-        return (Path.touch, (Path("trapped"),))
-
-
-def dims_of(**other: int) -> bytes:
-    return pickle.dumps({"dims": SMALL | other, "model_state_dict": {}}, protocol=2)
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (dims_of(n_text_layer=10**9), "n_text_layer 1000000000, which no Whisper model has"),
-        (dims_of(n_vocab=32000), "n_vocab 32000"),
-        (dims_of(n_audio_head=3), "n_audio_head 3"),
-        (dims_of(), "lacks tensors"),
-        (pickle.dumps({"dims": SMALL, "model_state_dict": Trap()}, protocol=2), "cannot be loaded"),
-        (pickle.dumps({"weights": 1}, protocol=2), "does not say its n_mels"),
-        (b"\x80\x02X\xff\xff\xff\xff", "damaged"),
-    ],
-)
-def test_a_broken_checkpoint_is_refused_and_never_run(
-    tmp_path: Path, content: bytes, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "model.pt"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("model/data.pkl", content)
-        archive.writestr("model/version", b"3\n")
-        archive.writestr("model/byteorder", b"little")
-    with pytest.raises(LoadFailed, match=expected):
-        load(path, tmp_path)
-    assert not Path("trapped").exists()
-
-
-def test_few_bytes_that_claim_to_be_many_numbers_are_refused(small: Path, tmp_path: Path) -> None:
-    whole = torch.load(small, weights_only=True)["model_state_dict"]
-    one = torch.zeros(1, dtype=torch.float16)
-    spread = {name: one.expand(tensor.shape) for name, tensor in whole.items()}
-    shared = torch.zeros(max(tensor.numel() for tensor in whole.values()), dtype=torch.float16)
-    views = {name: shared[: tensor.numel()].view(tensor.shape) for name, tensor in whole.items()}
-    for state, expected in ((spread, "lacks tensors"), (views, "more than its size")):
-        torch.save({"dims": SMALL, "model_state_dict": state}, tmp_path / "model.pt")
-        with pytest.raises(LoadFailed, match=expected):
-            load(tmp_path / "model.pt", tmp_path)
-
-
-def archives() -> Iterator[tuple[str, bytes, str]]:
-    bomb = io.BytesIO()
-    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("model/data.pkl", bytes(10**6))
-    yield "bomb.pt", bomb.getvalue(), "is compressed"
-    yield "bare.pt", pickle.dumps({"dims": SMALL}), "not a checkpoint that torch has written"
-    yield "text.pt", b"hello", "not a checkpoint that torch has written"
-    yield "cut.safetensors", b"\xff\xff\xff\xff\xff\xff\xff\x7f{}", "cannot be read"
-    yield "nothing.safetensors", b"\2\0\0\0\0\0\0\0{}", "does not say its dims"
-    yield "model.bin", b"x", "not a checkpoint of Whisper"
-
-
-@pytest.mark.parametrize(("name", "content", "expected"), list(archives()))
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(LoadFailed, match=expected):
-        ENGINE.estimate_memory(order(tmp_path / name, tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("about", "expected"),
-    [
-        ({"dims": "{"}, "is not what it should be"),
-        ({"dims": json.dumps(SMALL | {"n_text_layer": 3})}, "lacks tensors"),
-        ({"dims": json.dumps(SMALL), "alignment_heads": "[[2, 0]]"}, "alignment heads"),
-    ],
-)
-def test_lying_metadata_is_refused(small: Path, tmp_path: Path, about: dict[str, str], expected: str) -> None:
-    path = tmp_path / "model.safetensors"
-    save_file(torch.load(small, weights_only=True)["model_state_dict"], path, metadata=about)
-    with pytest.raises(LoadFailed, match=expected):
-        ENGINE.estimate_memory(order(path, tmp_path))
-
-
-# Numbers
-
-
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (7, 1), (9, 40), (40, 9)])
 def test_the_best_path_is_the_librarys(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of which the library has a compiled form; here it is run as it is written."""
@@ -468,8 +322,8 @@ def test_on_a_gpu_norms_and_positions_stay_in_float32() -> None:
     assert all(dtype(name, Device()) is torch.float32 for name in names)
 
 
-def test_a_model_of_a_known_name_has_the_librarys_heads(small: Path, home: Path) -> None:
-    """And another the upper half, as the library has it."""
+def test_a_model_of_a_known_name_has_the_librarys_heads(base: Any, home: Path) -> None:
+    """Though its file does not say them."""
     (converted,) = home.glob("*.safetensors")
     checkpoint = MappedCheckpoint(converted)
     heads = checkpoint.heads
