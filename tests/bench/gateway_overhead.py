@@ -4,7 +4,7 @@ One client with one connection each way, turn by turn, so that noise hits both a
 process takes is told by the kernel. With a replica that costs nothing, request after request and with a
 pause before each, when nothing of the platform is in the processor's caches any more; then with a real one.
 Streamed events are counted as they come from one fast replica, and one at a time from many streams at once,
-there beside a loop that only reads and writes, which is the least that any gateway takes for them.
+in step or not, there beside a loop that only reads and writes, which is the least that any gateway takes.
 """
 
 from __future__ import annotations
@@ -52,9 +52,12 @@ def run(folder: Path, weights: Path) -> Iterator[dict[str, Any]]:
         _, row = pair.compare("a request now and then", rounds=PAUSED_ROUNDS, pause_s=PAUSE_S)
         yield row
         yield pair.stream(request_us)
-    (folder / "slow").mkdir()
-    with scripted_platform(folder / "slow", weights / "weights", token_ms=TOKEN_MS) as platform:
-        yield crowd(Pair.of(platform, str(platform.socket)).gateway, platform.url, str(platform.socket))
+    for in_step, how in ((True, "all in step, as of one batch"), (False, "each when it likes")):
+        slow = folder / f"slow-{in_step}"
+        slow.mkdir()
+        with scripted_platform(slow, weights / "weights", token_ms=TOKEN_MS, in_step=in_step) as platform:
+            socket = str(platform.socket)
+            yield crowd(Pair.of(platform, socket).gateway, platform.url, socket, how=how)
     real = Platform(folder / "real", weights / "weights").start()
     try:
         real.post("/v1/completions", BODY)
@@ -113,7 +116,7 @@ class Pair:
         return {"row": "streamed events, many at a time", "cpu_us": round(used_us / STREAMS / EVENTS, 1)}
 
 
-def crowd(gateway: psutil.Process, url: str, socket: str) -> dict[str, Any]:
+def crowd(gateway: psutil.Process, url: str, socket: str, *, how: str) -> dict[str, Any]:
     """Streams at the pace of an engine, side by side; what begins and ends them counts too."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.bench.bare_relay", socket], stdout=subprocess.PIPE, text=True
@@ -129,7 +132,7 @@ def crowd(gateway: psutil.Process, url: str, socket: str) -> dict[str, Any]:
                 taken_us[way].append((cpu_s(process) - before_s) * 1e6 / CROWD / EVENTS)
         relay.kill()
     cpu_us = {f"{way}_cpu_us": round(statistics.median(taken), 1) for way, taken in taken_us.items()}
-    return {"row": f"streamed events, one at a time, of {CROWD} streams", **cpu_us}
+    return {"row": f"streamed events, one at a time, of {CROWD} streams, {how}", **cpu_us}
 
 
 def cpu_s(process: psutil.Process) -> float:

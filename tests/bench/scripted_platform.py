@@ -30,11 +30,12 @@ class ScriptedPlatform(Platform):
 
 @contextmanager
 def scripted_platform(
-    folder: Path, weights: Path, *, token_ms: float = 0, slots: int = 1000
+    folder: Path, weights: Path, *, token_ms: float = 0, slots: int = 1000, in_step: bool = False
 ) -> Iterator[ScriptedPlatform]:
     """Replica and platform, up."""
     socket = folder / "scripted.sock"
     command = [sys.executable, "-m", "tests.bench.scripted_replica", str(socket), str(token_ms), str(slots)]
+    command += ["step"] if in_step else []
     with subprocess.Popen(command, stdout=subprocess.PIPE) as replica:
         platform = ScriptedPlatform(folder / "home", weights, socket)
         try:

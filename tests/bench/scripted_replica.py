@@ -1,7 +1,8 @@
-"""`python -m tests.bench.scripted_replica SOCKET TOKEN_MS SLOTS`: an engine that costs next to nothing.
+"""`python -m tests.bench.scripted_replica SOCKET TOKEN_MS SLOTS [step]`: an engine that costs very little.
 
 It answers every completion with as many tokens as `max_tokens` asks for, one each TOKEN_MS, at most SLOTS
-requests at a time, so that what a platform adds to an engine can be told from the engine.
+requests at a time, so that what a platform adds to an engine can be told from the engine. With `step` the
+tokens of all requests come at the same moments, as from an engine that computes them in one batch.
 """
 
 from __future__ import annotations
@@ -39,9 +40,14 @@ STREAM_HEAD: Final = (
 class Engine:
     """Its slots, and the time that a token takes."""
 
-    def __init__(self, *, token_s: float, slots: int) -> None:
+    def __init__(self, *, token_s: float, slots: int, in_step: bool) -> None:
         self.token_s = token_s
+        self.in_step = in_step
         self.slots = asyncio.Semaphore(slots)
+
+    def begin_s(self, now_s: float) -> float:
+        """From when on the tokens of a request are counted."""
+        return now_s - now_s % self.token_s if self.in_step and self.token_s else now_s
 
 
 class Connection(asyncio.Protocol):
@@ -84,7 +90,7 @@ class Connection(asyncio.Protocol):
     async def _stream(self, tokens: int) -> None:
         """Each token when it is due, as from a device that does not care how busy the processor is."""
         now = asyncio.get_running_loop().time
-        due = now()
+        due = self._engine.begin_s(now())
         self._transport.write(STREAM_HEAD)
         for _ in range(tokens):
             due += self._engine.token_s
@@ -102,13 +108,12 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-async def serve(socket: str, token_s: float, slots: int) -> None:
-    engine = Engine(token_s=token_s, slots=slots)
+async def serve(socket: str, engine: Engine) -> None:
     server = await asyncio.get_running_loop().create_unix_server(lambda: Connection(engine), socket)
     print("ready", flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    path, token_ms, slots = sys.argv[1:]
-    uvloop.run(serve(path, float(token_ms) / 1000, int(slots)))
+    path, token_ms, slots, *step = sys.argv[1:]
+    uvloop.run(serve(path, Engine(token_s=float(token_ms) / 1000, slots=int(slots), in_step=bool(step))))
