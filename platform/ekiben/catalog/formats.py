@@ -241,6 +241,27 @@ def transformers_folder(folder: Path) -> Finding:
     )
 
 
+def names_timm_model(folder: Path) -> bool:
+    """Whether its config.json is timm's: `architecture`, where transformers has `architectures`."""
+    config = read_json(folder / "config.json")
+    return isinstance(config.get("architecture"), str) and "architectures" not in config
+
+
+def timm_folder(folder: Path) -> Finding:
+    """A classifier of pictures as timm saves it."""
+    config = read_json(folder / "config.json")
+    if config.get("num_classes") == 0:
+        raise ConfigError(f"{folder} holds a model of timm without classes, which makes features of pictures")
+    return Finding(
+        weights=folder,
+        suggested_name=folder_name(folder),
+        what=f"{config['architecture'][:80]} of timm, {_count(_whole_safetensors(folder))} parameters",
+        family=Family.VISION,
+        abilities=frozenset({Ability.CLASSIFY}),
+        format="timm",
+    )
+
+
 def diffusers_folder(folder: Path) -> Finding:
     """A pipeline of diffusers: model_index.json, and a folder of weights for each part."""
     name = read_json(folder / "model_index.json").get("_class_name")

@@ -26,8 +26,8 @@ PICKLE_SUFFIXES: Final = frozenset(
 )
 PEFT_CONFIG: Final = "adapter_config.json"
 _TAKEN: Final = (
-    "a GGUF file, a sentence-transformers, transformers or diffusers folder with safetensors, a CTranslate2 "
-    "Whisper folder, OpenAI's Whisper (.pt), a Piper voice (.onnx with .onnx.json), or a folder of PP-OCR "
+    "a GGUF file, a sentence-transformers, transformers, timm or diffusers folder with safetensors, a "
+    "CTranslate2 Whisper folder, OpenAI's Whisper (.pt), a Piper voice (.onnx with .onnx.json), or a folder of PP-OCR "
     "models"
 )
 
@@ -116,6 +116,8 @@ def _look_at_folder(folder: Path) -> Finding:
     if {"config.json", "model.bin"} <= names and names & {"vocabulary.json", "vocabulary.txt"}:
         return formats.whisper_folder(folder)
     if "config.json" in names and ".safetensors" in kinds:
+        if formats.names_timm_model(folder):
+            return formats.timm_folder(folder)
         return formats.transformers_folder(folder)
     if ".gguf" in kinds:
         return formats.gguf_model(_only_gguf(folder, kinds[".gguf"]))

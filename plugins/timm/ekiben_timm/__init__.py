@@ -1,0 +1,1 @@
+"""Classifiers of pictures, with the models of timm."""
