@@ -70,6 +70,7 @@ $(BIN)/python:
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[$(TEST_ENGINES)]'
+	$(BIN)/python -m pip install --quiet --no-deps 'timm>=1.0.20' # without torchvision: see plugins/timm/README.md
 	@touch $@
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python

@@ -22,6 +22,7 @@ PLUGINS = discover()
 BUILTIN = [
     "all-minilm-l6-v2",
     "digits-diffusion",
+    "efficientnet-lite0",
     "piper-en-us-joe",
     "pp-ocr-v6",
     "smollm2-135m-instruct",

@@ -417,3 +417,14 @@ def test_a_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_slug_is_a_model_name(text: str, expected: str) -> None:
     assert slug(text) == expected
     assert NAME_PATTERN.fullmatch(slug(text))
+
+
+def test_a_folder_of_timm_classifies(tmp_path: Path) -> None:
+    config: dict[str, object] = {"architecture": "tf_efficientnet_lite0", "num_classes": 1000}
+    write(tmp_path / "config.json", json.dumps(config))
+    write(tmp_path / "model.safetensors", safetensors())
+    spec = look(tmp_path)
+    assert (spec.family, spec.abilities) == (Family.VISION, frozenset({Ability.CLASSIFY}))
+    assert [(variant.engine, variant.format) for variant in spec.variants] == [("timm", "timm")]
+    write(tmp_path / "config.json", json.dumps(config | {"num_classes": 0}))
+    assert "without classes" in refusal(tmp_path)

@@ -423,6 +423,7 @@ def test_the_built_in_specs_suit_the_plugins_that_come_along() -> None:
     assert [spec.name for spec in specs] == [
         "all-minilm-l6-v2",
         "digits-diffusion",
+        "efficientnet-lite0",
         "piper-en-us-joe",
         "pp-ocr-v6",
         "smollm2-135m-instruct",

@@ -171,7 +171,7 @@ def sentence_transformers_folder(folder: Path) -> Finding:
         if not isinstance(kind, str) or not kind.startswith(("sentence_transformers.", "pylate.models.")):
             raise ConfigError(f"{folder} needs code of its own ({kind!r}), and code of models is never run")
     config = read_json(folder / "config.json")
-    parameters = _whole_safetensors(folder)
+    parameters = whole_safetensors(folder)
     return Finding(
         weights=folder,
         suggested_name=folder_name(folder),
@@ -185,7 +185,7 @@ def sentence_transformers_folder(folder: Path) -> Finding:
 def transformers_folder(folder: Path) -> Finding:
     """A folder with config.json and safetensors; of those, models that write, see or speak are known."""
     config = read_json(folder / "config.json")
-    parameters = _whole_safetensors(folder)
+    parameters = whole_safetensors(folder)
     architectures = config.get("architectures")
     names = [str(name) for name in architectures] if isinstance(architectures, list) else []
     if (sees := _ability_to_see(names, config)) is not None:
@@ -238,27 +238,6 @@ def transformers_folder(folder: Path) -> Finding:
         family=Family.LLM,
         abilities=_text_abilities(_has_chat_template(folder)),
         format="safetensors",
-    )
-
-
-def names_timm_model(folder: Path) -> bool:
-    """Whether its config.json is timm's: `architecture`, where transformers has `architectures`."""
-    config = read_json(folder / "config.json")
-    return isinstance(config.get("architecture"), str) and "architectures" not in config
-
-
-def timm_folder(folder: Path) -> Finding:
-    """A classifier of pictures as timm saves it."""
-    config = read_json(folder / "config.json")
-    if config.get("num_classes") == 0:
-        raise ConfigError(f"{folder} holds a model of timm without classes, which makes features of pictures")
-    return Finding(
-        weights=folder,
-        suggested_name=folder_name(folder),
-        what=f"{config['architecture'][:80]} of timm, {_count(_whole_safetensors(folder))} parameters",
-        family=Family.VISION,
-        abilities=frozenset({Ability.CLASSIFY}),
-        format="timm",
     )
 
 
@@ -329,7 +308,7 @@ def _ability_to_see(architectures: list[str], config: dict[str, Any]) -> Ability
     return Ability.CLASSIFY if classifies or config.get("model_type") in _CHOOSERS else None
 
 
-def _whole_safetensors(folder: Path) -> int:
+def whole_safetensors(folder: Path) -> int:
     """The parameters in all weights of the folder. Raises ConfigError when a file is missing or broken."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from ekiben.catalog import formats
 from ekiben.catalog.checkpoints import whisper_checkpoint
+from ekiben.catalog.classifiers import timm_classifier
 from ekiben.catalog.formats import PICKLE, Finding
 from ekiben.contract.gguf import shard_stem
 from ekiben.contract.model import ModelSpec, SourceSpec, Variant
@@ -27,8 +28,8 @@ PICKLE_SUFFIXES: Final = frozenset(
 PEFT_CONFIG: Final = "adapter_config.json"
 _TAKEN: Final = (
     "a GGUF file, a sentence-transformers, transformers, timm or diffusers folder with safetensors, a "
-    "CTranslate2 Whisper folder, OpenAI's Whisper (.pt), a Piper voice (.onnx with .onnx.json), or a folder of PP-OCR "
-    "models"
+    "CTranslate2 Whisper folder, OpenAI's Whisper (.pt), a Piper voice (.onnx with .onnx.json), or a folder "
+    "of PP-OCR models"
 )
 
 
@@ -116,9 +117,7 @@ def _look_at_folder(folder: Path) -> Finding:
     if {"config.json", "model.bin"} <= names and names & {"vocabulary.json", "vocabulary.txt"}:
         return formats.whisper_folder(folder)
     if "config.json" in names and ".safetensors" in kinds:
-        if formats.names_timm_model(folder):
-            return formats.timm_folder(folder)
-        return formats.transformers_folder(folder)
+        return timm_classifier(folder) or formats.transformers_folder(folder)
     if ".gguf" in kinds:
         return formats.gguf_model(_only_gguf(folder, kinds[".gguf"]))
     if (folder / "voices").is_dir() or any(name.startswith("voices") for name in names):

@@ -1,6 +1,6 @@
 """A checkpoint, which is a pickle, as a safetensors file with the library's names: made once, and kept.
 
-Of the pickle no program is ever run: torch unpacks numbers only. A conversion lies in the model's cache, under
+Of the pickle no program is ever run: torch unpacks numbers only. A conversion lies in the model's cache, with
 a name that other weights do not have; it is either not there or whole. Several replicas may make one at a
 time: they are equal, and the last stays.
 """
@@ -109,7 +109,8 @@ def _fitting(
     if wrong or len(found) != len(tensors):
         raise LoadFailed(
             f"{weights.file.name!r} is not of {weights.architecture}: {len(wrong)} of {len(shapes)} tensors "
-            f"do not fit, such as {', '.join(sorted(wrong)[:2])}; name the right one with the option architecture"
+            f"do not fit, such as {', '.join(sorted(wrong)[:2])}; "
+            "name the right model with the option architecture"
         )
     return {name: found[name].clone(memory_format=torch.contiguous_format) for name in shapes}
 
