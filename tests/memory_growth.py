@@ -19,12 +19,24 @@ from ekiben.catalog.specs import resolve_model
 from ekiben.contract.abilities import EmbedRequest, OcrRequest, SpeakRequest, TextRequest, TranscribeRequest
 from ekiben.contract.engine import LoadRequest
 from ekiben.contract.model import Ability
-from ekiben.contract.pictures import DrawRequest
+from ekiben.contract.pictures import ClassifyRequest, DrawRequest
 from ekiben.contract.testing import able, blank_png
 from ekiben.plugins.discovery import discover
 from ekiben.runtime.host import Assignment, prepare_load
 
 WORDS = "the train to the mountains leaves from the second platform "
+
+
+class Everybody:
+    """A run whose items all are waited for."""
+
+    wanted = True
+
+    def waits_for(self, index: int) -> bool:
+        return True
+
+    def tell(self, index: int, news: object) -> None:
+        pass
 
 
 async def measure(name: str, weights: Path, options: dict[str, Any], folder: Path) -> dict[str, int]:
@@ -59,11 +71,22 @@ async def _work(model: Any, request: LoadRequest) -> None:
         await _exhaust(answer.segments)
     elif hasattr(model, "speak"):
         await _exhaust(model.speak(SpeakRequest(text=WORDS * 8, voice=model.voices[0])))
+    elif Ability.CLASSIFY in request.model.abilities:
+        await _classify(model, request)
     elif Ability.GENERATE_IMAGE in request.model.abilities:
         await _draw(model, request)
     else:
         side = request.options["max_side"]
         await able(model, Ability.READ_TEXT).read_text(OcrRequest(image=blank_png(side, side)))
+
+
+async def _classify(model: Any, request: LoadRequest) -> None:
+    """As many pictures as go into a batch."""
+    batching = model.batching[Ability.CLASSIFY]
+    asked = ClassifyRequest(image=blank_png(640, 480))
+    values = [item.value for _ in range(batching.max_items) for item in batching.items(asked)]
+    for _ in range(2):
+        batching.compute(batching.prepare(values), Everybody())
 
 
 async def _draw(model: Any, request: LoadRequest) -> None:

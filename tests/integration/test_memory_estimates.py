@@ -31,6 +31,7 @@ DIGITS = "digits-diffusion"
         ("whisper-base", {}),
         ("piper-en-us-joe", {}),
         ("pp-ocr-v6", {"max_side": 1200}),
+        ("efficientnet-lite0", {}),
     ],
 )
 def test_estimates_are_near_the_growth_of_the_process(

@@ -451,7 +451,7 @@ def test_every_built_in_file_is_pinned_by_version_and_hash_or_comes_along() -> N
 
 
 def test_built_in_specs_do_not_depend_on_plugins_being_in_order() -> None:
-    assert len(builtin_specs(Plugins())) == 6
+    assert len(builtin_specs(Plugins())) == 7
     problems = spec_problems(builtin_specs(Plugins())[0], Plugins())
     assert [str(problem) for problem in problems] == [
         "variants.0.engine 'sentence_transformers' is not a known engine (known: none)",
