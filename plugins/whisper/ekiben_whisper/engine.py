@@ -11,7 +11,7 @@ from ekiben.contract.threads import WorkerThread
 if TYPE_CHECKING:
     from ekiben_whisper.listener import Listener
 
-_LIBRARY_BYTES: Final = 510 * 2**20
+_LIBRARY_BYTES: Final = 350 * 2**20
 """What torch and the library hold by themselves; measured."""
 _GPU_HOST_BYTES: Final = 1024 * 2**20
 """What torch's part for GPUs holds of the host's memory, allowed for."""

@@ -5,48 +5,50 @@ from __future__ import annotations
 import base64
 import gzip
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 import whisper  # type: ignore[import-untyped]
-from whisper.model import (  # type: ignore[import-untyped]
-    AudioEncoder,
-    ModelDimensions,
-    TextDecoder,
-    Whisper,
-)
+from whisper.model import ModelDimensions, Whisper  # type: ignore[import-untyped]
 from whisper.tokenizer import get_tokenizer  # type: ignore[import-untyped]
 
 from ekiben.contract import Device, LoadFailed
-from ekiben_whisper.dimensions import Dimensions
 from ekiben_whisper.weights import Checkpoint
 
+_DRAWN: Final[tuple[Any, ...]] = (
+    torch.nn.modules.conv._ConvNd,
+    torch.nn.Embedding,
+    torch.nn.LayerNorm,
+    torch.nn.Linear,
+)
+"""Kinds of modules that draw their numbers when they are made."""
 _PRECISE: Final = (".positional_embedding", "_ln.weight", "_ln.bias", ".ln.weight", ".ln.bias")
 """Ends of names of what the library computes with in float32 on every device."""
 _PRECISE_PART: Final = ".ln_post."
 
 
-class _Hollow(Whisper):  # type: ignore[misc]
-    """The library's model, without a number of its own: it would draw all of them by lot first."""
+def _leave(module: torch.nn.Module) -> None:
+    """Do not draw its numbers by lot."""
 
-    def __init__(self, dims: Dimensions) -> None:
-        torch.nn.Module.__init__(self)
-        self.dims = ModelDimensions(**asdict(dims))
-        with torch.device("meta"):
-            self.encoder = AudioEncoder(
-                dims.n_mels,
-                dims.n_audio_ctx,
-                dims.n_audio_state,
-                dims.n_audio_head,
-                dims.n_audio_layer,
-            )
-            self.decoder = TextDecoder(
-                dims.n_vocab, dims.n_text_ctx, dims.n_text_state, dims.n_text_head, dims.n_text_layer
-            )
-        size = dims.n_text_ctx
-        self.decoder.mask = torch.full((size, size), -torch.inf).triu_(1)
+
+@contextmanager
+def _no_numbers() -> Iterator[None]:
+    """Parameters that are made are left as they are, so that they take no memory either.
+
+    On torch's device without memory some could not be made, and others would have torch import its compilers.
+    """
+    given = {kind: kind.reset_parameters for kind in _DRAWN}
+    try:
+        for kind in _DRAWN:
+            kind.reset_parameters = _leave
+        yield
+    finally:
+        for kind, draw in given.items():
+            kind.reset_parameters = draw
 
 
 def build(checkpoint: Checkpoint, *, device: Device) -> Whisper:
@@ -57,7 +59,8 @@ def build(checkpoint: Checkpoint, *, device: Device) -> Whisper:
         state = {
             name: tensor.to(place, dtype(name, device), copy=True) for name, tensor in checkpoint.tensors()
         }
-        model = _Hollow(checkpoint.dimensions)
+        with _no_numbers():
+            model = Whisper(ModelDimensions(**asdict(checkpoint.dimensions)))
         model.load_state_dict(state, assign=True)
         _read_words(model)
         model.register_buffer("alignment_heads", _heads(checkpoint).to_sparse(), persistent=False)

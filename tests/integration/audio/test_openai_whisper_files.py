@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ from safetensors.torch import save_file
 
 from ekiben.contract import LoadFailed
 from tests.openai_whisper import ENGINE, SMALL, drawn, load, order
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +36,27 @@ def test_the_same_numbers_from_every_kind_of_file(small: Path, tmp_path: Path) -
         found = load(path, tmp_path)._model.state_dict()
         assert set(found) == set(state)
         assert all(torch.equal(found[name], state[name].float()) for name in state)
+
+
+LATE = """
+import importlib, sys
+from pathlib import Path
+from ekiben.plugins.discovery import discover
+from tests.openai_whisper import load
+for name in discover().usable["whisper"].manifest.engine.preload:
+    importlib.import_module(name)
+before = set(sys.modules)
+load(Path(sys.argv[1]), Path(sys.argv[2]))
+print(*(name for name in set(sys.modules) - before if not name.startswith(("ekiben", "encodings"))))
+"""
+
+
+@pytest.mark.slow
+def test_a_load_imports_nothing_that_was_not_imported_ahead(small: Path, tmp_path: Path) -> None:
+    """Such as torch's compilers, which take longer than the load."""
+    command = [sys.executable, "-W", "ignore", "-c", LATE, str(small), str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize(
