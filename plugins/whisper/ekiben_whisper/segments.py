@@ -85,8 +85,11 @@ def split(tokens: Sequence[int], *, first_timestamp: int, duration_s: float) -> 
 def segment(
     piece: dict[str, Any], text: str, *, stretch: Stretch, heard: DecodingResult
 ) -> TranscriptSegment | None:
-    """In the times of the recording. None for what has no text, or is said after its end."""
-    start_s, end_s = stretch.place(piece["start"]), stretch.place(piece["end"], is_end=True)
+    """In the times of the recording. None for what has no text, or is said after its end.
+
+    Whatever the library has reckoned becomes a plain number: it gives NumPy's as well.
+    """
+    start_s, end_s = stretch.place(float(piece["start"])), stretch.place(float(piece["end"]), is_end=True)
     if not text.strip() or end_s <= start_s:
         return None
     return TranscriptSegment(

@@ -13,6 +13,7 @@ from typing import Any
 
 import av
 import jiwer
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -139,6 +140,7 @@ def test_a_spoken_sentence_is_understood(heard: TranscribedPiece, sentence: str)
     assert plain("".join(word.word for word in words)) == plain(sentence)
     times = [time for word in words for time in (word.start_s, word.end_s)]
     assert times == sorted(times) and 0 < times[-1] <= heard.duration_s
+    assert msgspec.json.encode([asdict(segment) for segment in heard.segments]), "plain numbers only"
 
 
 def test_it_hears_what_the_library_hears(heard: TranscribedPiece, clip: Path, home: Path) -> None:
