@@ -33,6 +33,7 @@ from ekiben.contract import (
 from ekiben.plugins.discovery import discover
 from ekiben.runtime.vision.recognition import ROUTES
 from ekiben_timm.library import timm
+from ekiben_timm.pictures import look_at
 from ekiben_timm.recipe import Recipe
 from tests.replica_routes import client, load_folder
 
@@ -255,7 +256,7 @@ async def test_a_folder_of_timm_says_what_the_library_says(tmp_path: Path) -> No
     same = timm.create_model(TINY, num_classes=3).eval()
     recipe = Recipe.of(json.loads((folder / "config.json").read_text())["pretrained_cfg"])
     with torch.inference_mode():
-        expected = same(torch.from_numpy(recipe.read(png(50, 70)))[None]).softmax(-1)[0].tolist()
+        expected = same(torch.from_numpy(look_at(png(50, 70), recipe))[None]).softmax(-1)[0].tolist()
     assert {label.label: label.score for label in labels} == pytest.approx(
         dict(zip(("a", "a lunch box", "c"), expected, strict=True)), abs=1e-5
     )
@@ -272,7 +273,8 @@ async def test_a_folder_of_timm_says_what_the_library_says(tmp_path: Path) -> No
         ({"model_args": {"checkpoint_path": "/x.pth"}}, "'checkpoint_path', which is no measure of a model"),
         ({"model_args": {"no_such": 1}}, "cannot be loaded as test_resnet"),
         ({"pretrained_cfg": {"input_size": [1, 64, 64]}}, "pictures of 1 channels"),
-        ({"pretrained_cfg": {"interpolation": "by magic"}}, "does not say how pictures are made ready"),
+        ({"pretrained_cfg": {"interpolation": "by magic"}}, "interpolation 'by magic'"),
+        ({"pretrained_cfg": {"mean": [1]}}, "does not say how pictures are made ready"),
     ],
 )
 async def test_folders_that_cannot_be_loaded_are_refused(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ekiben.contract import ClassifyRequest, GivenUp, Item, Label, Run, UnsupportedParameter
+from ekiben_timm.pictures import Seen, look_at
 from ekiben_timm.recipe import Recipe
-
-Seen: TypeAlias = NDArray[np.float32]
 
 
 class Classification:
@@ -35,7 +33,7 @@ class Classification:
         """The picture made ready: all have one size then. Raises InvalidRequest."""
         if request.labels:
             raise UnsupportedParameter("this model has labels of its own: leave out 'labels'", param="labels")
-        return [Item(self._recipe.read(request.image), length=self._recipe.pixels)]
+        return [Item(look_at(request.image, self._recipe), length=self._recipe.pixels)]
 
     def prepare(self, values: Sequence[Seen]) -> torch.Tensor:
         return torch.from_numpy(np.stack(values)).to(self._device)
