@@ -23,8 +23,8 @@ from ekiben.plugins.discovery import discover
 from ekiben.runtime.protocol import Report, Stage
 
 WAIT_S = 120.0
-TORCH = "all-minilm-l6-v2"
-"""Its zygote alone takes half a minute on a machine that is busy."""
+TORCH = ("all-minilm-l6-v2", "efficientnet-lite0")
+"""Their zygotes alone take half a minute on a machine that is busy."""
 KNOWN_FROM_WEIGHTS_ONLY = ("transformers.models.",)
 WATCH = """
 import os, sys
@@ -65,11 +65,12 @@ REQUESTS: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
     "piper-en-us-joe": ("audio/speech", lambda: {"json": {"input": "hello", "voice": "default"}}),
     "whisper-base": ("audio/transcriptions", lambda: {"files": {"file": ("a.wav", silence())}}),
     "pp-ocr-v6": ("images/ocr", lambda: {"json": {"image": picture()}}),
+    "efficientnet-lite0": ("images/classify", lambda: {"json": {"image": picture()}}),
 }
 
 
 @pytest.mark.parametrize(
-    "model", [pytest.param(m, marks=[pytest.mark.slow] if m == TORCH else []) for m in REQUESTS]
+    "model", [pytest.param(m, marks=[pytest.mark.slow] if m in TORCH else []) for m in REQUESTS]
 )
 async def test_nothing_is_imported_between_fork_and_first_answer(
     folder: Path, weights: Callable[[str], Path], model: str
