@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from ekiben.contract import (
     testing,
 )
 from ekiben.runtime.vision.recognition import ROUTES
+from ekiben_transformers.vision import folder as folders
 from tests.digits.words import tokenizer
 from tests.replica_routes import client, load_folder
 from tests.tiny_recognisers import SIDE, vit_folder, yolos_folder
@@ -260,3 +262,28 @@ async def test_what_it_will_take_is_told(detector: Path, tmp_path: Path) -> None
     estimate = Transformers().estimate_memory(request)
     assert estimate.weights_bytes == pytest.approx((detector / "model.safetensors").stat().st_size, rel=0.2)
     assert estimate.working_bytes >= 48 * 96 * 3 * 4 * 16
+
+
+@pytest.mark.parametrize(
+    ("config", "part"),
+    [
+        ({"use_timm_backbone": True, "backbone": "resnet50"}, r"a backbone of timm \(resnet50\)"),
+        (
+            {"backbone_config": {"model_type": "timm_backbone", "backbone": "resnet18"}},
+            r"a backbone of timm \(resnet18\)",
+        ),
+        ({"model_type": "timm_wrapper"}, r"a network of timm \(timm_wrapper\)"),
+    ],
+)
+async def test_what_is_of_timm_is_refused_by_name_without_torchvision(
+    config: dict[str, Any], part: str, detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "find_spec", lambda name: None if name == "torchvision" else object())
+    made = tmp_path / "detector"
+    shutil.copytree(detector, made)
+    whole = json.loads((made / "config.json").read_text())
+    (made / "config.json").write_text(json.dumps(whole | config))
+    with pytest.raises(
+        LoadFailed, match=f"the model has {part}, which needs torchvision beside transformers"
+    ):
+        await load_folder(spec(Ability.DETECT), made, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from importlib.util import find_spec
 from typing import Any, Final
 
 from ekiben.contract import LoadFailed
@@ -20,6 +21,8 @@ class Task(Enum):
 
 
 _ENDINGS: Final = {"ForImageClassification": Task.CLASSIFY, "ForObjectDetection": Task.DETECT}
+_FOR_TIMM: Final = ("timm", "torchvision")
+"""What transformers opens models of timm with; it asks for both."""
 _CHOOSERS: Final = frozenset({"clip", "siglip", "siglip2", "align", "altclip", "chinese_clip", "metaclip_2"})
 
 
@@ -67,3 +70,23 @@ class SeeingFolder(ModelFolder):
 
     def _check_architecture(self, config: dict[str, Any]) -> None:
         _ = self.task
+        part = _part_of_timm(config)
+        missing = [name for name in _FOR_TIMM if part and find_spec(name) is None]
+        if missing:
+            raise LoadFailed(
+                f"the model has {part}, which needs {' and '.join(missing)} beside transformers, for "
+                "the same torch: install that, or choose a model without timm; classifiers in timm's own "
+                "folders are for the engine timm"
+            )
+
+
+def _part_of_timm(config: dict[str, Any]) -> str | None:
+    """What of the model is not transformers' own."""
+    if config.get("model_type") == "timm_wrapper":
+        return "a network of timm (timm_wrapper)"
+    backbone = config.get("backbone_config")
+    kind = backbone.get("model_type") if isinstance(backbone, dict) else None
+    if kind == "timm_backbone" or (config.get("use_timm_backbone") is True and kind is None):
+        named = backbone.get("backbone") if isinstance(backbone, dict) else config.get("backbone")
+        return f"a backbone of timm ({str(named)[:80]})"
+    return None
