@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,15 @@ def block(language: str, marker: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, weights: Callable[[str], Path]) -> Path:
-    """Where a reader stands: with a picture, a model file and the YAML of the README beside them."""
+    """Where a reader stands: with two pictures, a model file and the YAML of the README beside them."""
     folder = tmp_path_factory.mktemp("reader")
     image = Image.new("RGB", (640, 160), "white")
     ImageDraw.Draw(image).text((20, 40), "Tokyo Station", "black", ImageFont.load_default(size=56))
     file = BytesIO()
     image.save(file, "PNG")
     (folder / "sign.png").write_bytes(file.getvalue())
+    flower = files("sklearn.datasets") / "images" / "flower.jpg"
+    (folder / "flower.jpg").write_bytes(flower.read_bytes())
     (folder / "my-model.gguf").symlink_to(weights("smollm2-135m-instruct"))
     (folder / "my-model.yaml").write_text(block("yaml", "name: my-model"))
     return folder
@@ -71,6 +74,7 @@ def run(command: str, platform: Platform, folder: Path) -> str:
         ("/v1/chat/completions", '"assistant"'),
         ("/v1/audio/transcriptions", "train is on time"),
         ("/v1/images/ocr", "Tokyo"),
+        ("/v1/images/classify", "daisy"),
         ("/v1/embeddings", '"embedding"'),
     ],
 )
