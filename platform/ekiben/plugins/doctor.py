@@ -155,6 +155,7 @@ def _judge(plugin_id: str) -> str | None:
         return "it is not there any more"
     steps: Sequence[tuple[str, Callable[[], str | None]]] = (
         (f"importing {plugin.manifest.object}", lambda: _make(plugin)),
+        ("importing what its replicas import", lambda: _import_preloads(plugin)),
         ("importing what it requires", lambda: _import_requirements(plugin)),
     )
     for what, step in steps:
@@ -173,6 +174,13 @@ def _make(plugin: Plugin) -> str | None:
         name for name in METHODS_OF_KIND[plugin.manifest.kind] if not callable(getattr(made, name, None))
     ]
     return f"{plugin.manifest.object} has no {' and no '.join(absent)}" if absent else None
+
+
+def _import_preloads(plugin: Plugin) -> None:
+    """What a zygote imports: first, for a plugin may have its own way to import what it requires."""
+    section = plugin.manifest.engine
+    for module in section.preload if section is not None else ():
+        importlib.import_module(module)
 
 
 def _import_requirements(plugin: Plugin) -> None:
