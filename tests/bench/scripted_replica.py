@@ -11,11 +11,16 @@ import asyncio
 import json
 import re
 import sys
+from pathlib import Path
 from typing import Any, Final, cast
 
 import uvloop
 
+from ekiben.runtime.process.handoff import Handoffs
+from ekiben.runtime.protocol import HANDOFF_HEADER
+
 HEAD_END: Final = b"\r\n\r\n"
+HANDOFF: Final = re.compile(rb"(?i)\r\n" + HANDOFF_HEADER + rb": *(\S+)")
 LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 EVENT: Final = (
     b"data: "
@@ -41,6 +46,7 @@ class Engine:
     """Its slots, and the time that a token takes."""
 
     def __init__(self, *, token_s: float, slots: int, in_step: bool) -> None:
+        self.handoffs = Handoffs()
         self.token_s = token_s
         self.in_step = in_step
         self.slots = asyncio.Semaphore(slots)
@@ -64,7 +70,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._received += data
         head, found, body = self._received.partition(HEAD_END)
-        length = LENGTH.search(head)
+        length, name = LENGTH.search(head), HANDOFF.search(head)
         if not found or len(body) < (int(length[1]) if length else 0):
             return
         self._received = b""
@@ -72,6 +78,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(ALIVE)
             return
         wanted = json.loads(body)
+        self._token = name[1] if name else b"%d" % id(self)
         if self._engine.token_s:
             self._task = asyncio.create_task(self._take_time(wanted))
         elif wanted.get("stream"):
@@ -92,10 +99,16 @@ class Connection(asyncio.Protocol):
         now = asyncio.get_running_loop().time
         due = self._engine.begin_s(now())
         self._transport.write(STREAM_HEAD)
-        for _ in range(tokens):
-            due += self._engine.token_s
-            await asyncio.sleep(max(0.0, due - now()))
-            self._transport.write(chunk(EVENT))
+        stream = self._engine.handoffs.open(self._token)
+        try:
+            for _ in range(tokens):
+                due += self._engine.token_s
+                await asyncio.sleep(max(0.0, due - now()))
+                if not await stream.write(EVENT):
+                    stream.relayed(len(EVENT))
+                    self._transport.write(chunk(EVENT))
+        finally:
+            self._engine.handoffs.end(self._token)
         self._transport.write(chunk(DONE) + b"0\r\n\r\n")
 
     def _answer(self, tokens: int) -> None:
@@ -109,6 +122,7 @@ def chunk(data: bytes) -> bytes:
 
 
 async def serve(socket: str, engine: Engine) -> None:
+    engine.handoffs.begin(Path(socket))
     server = await asyncio.get_running_loop().create_unix_server(lambda: Connection(engine), socket)
     print("ready", flush=True)
     await server.serve_forever()

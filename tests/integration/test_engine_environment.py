@@ -305,7 +305,7 @@ def test_a_library_that_does_not_work_is_not_published(
     wheel = wheel_of(BISCUIT, "2.2", {f"{BISCUIT}/__init__.py": b"1 / 0"})
     (rotten / f"{BISCUIT}-2.2-py3-none-any.whl").write_bytes(wheel)
     done = run("engine", "install", "picky", "--wheels", str(rotten))
-    assert_fails(done, "still not ready: importing what it requires fails: ZeroDivisionError")
+    assert_fails(done, "still not ready: importing what its replicas import fails: ZeroDivisionError")
     assert builds(run) == []
 
 

@@ -8,6 +8,7 @@ imports nothing heavy.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +29,34 @@ WAKE: Final = b"wake\n"
 """The word to a slept replica: take the device again, and report `ready`."""
 ADOPT_PATH: Final = "/-/adopt"
 """On the replica's socket: `POST /-/adopt?pid=123` makes process 123 its platform. 204, or else 4xx."""
+
+HANDOFF_SOCKET: Final = "handoff.sock"
+"""Beside the replica's own socket: takes the connections of clients, each with a `Passed`."""
+HANDOFF_HEADER: Final = b"x-ekiben-handoff"
+"""The gateway's name for an answer during which the connection of its client may come. Told once only."""
+
+
+PASSED_BYTES: Final = 64
+"""No `Passed` is longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What comes with the connection of a client, in one datagram."""
+
+    token: bytes
+    """As in `HANDOFF_HEADER`."""
+    size_bytes: int
+    """So much of the answer's body is with the client."""
+
+    @classmethod
+    def parse(cls, data: bytes) -> Passed:
+        """Raises ValueError."""
+        token, size = data.split(b" ")
+        return cls(token, int(size))
+
+    def __bytes__(self) -> bytes:
+        return b"%b %d" % (self.token, self.size_bytes)
 
 
 class Stage(StrEnum):

@@ -27,6 +27,7 @@ from ekiben.runtime.host import SCRATCH, ModelHost, assignment_of
 from ekiben.runtime.process.channel import Channel
 from ekiben.runtime.process.custody import Adoptable, Custody
 from ekiben.runtime.process.devices import visible
+from ekiben.runtime.process.handoff import HandingOff, Handoffs
 from ekiben.runtime.process.naps import Naps
 from ekiben.runtime.process.output import survive_full_disks
 from ekiben.runtime.process.shortage import is_shortage
@@ -151,12 +152,15 @@ async def _serve(order: Order, channel: Channel, service: EkibenService | None) 
         naps.tell_ready(stages.seconds)
         logger.info("ready: %s, %s", order.model.name, stages)
         custody.begin(order.parent_pid)
+        handoffs.begin(order.socket)
         naps.begin()
 
     custody = Custody(orphan_s=order.orphan_s, on_abandoned=lambda: server.handle_exit(signal.SIGTERM, None))
     naps = Naps(host, channel, device=order.device, on_given_up=custody.give_up, on_failure=_end_at_once)
-    server = ReplicaServer(Adoptable(app, custody), on_ready=on_ready)
+    handoffs = Handoffs()
+    server = ReplicaServer(Adoptable(HandingOff(app, handoffs), custody), on_ready=on_ready)
     await server.serve([bind(order.socket)])
+    handoffs.close()
     return not custody.orphaned
 
 

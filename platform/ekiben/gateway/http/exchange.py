@@ -249,6 +249,16 @@ class Exchange:
         self._direct.write(data)
         self.moved_at = self._clock.monotonic()
 
+    @property
+    def direct(self) -> DirectBody | None:
+        """The body without detours; None with servers that have none."""
+        return self._direct
+
+    def look_again(self) -> None:
+        """Whatever was sent by another process has moved it too."""
+        if self._direct is not None and (ago_s := self._direct.sent_ago_s) is not None:
+            self.moved_at = max(self.moved_at, self._clock.monotonic() - ago_s)
+
     def expect_replica(self) -> None:
         """The answer has begun: from here on a replica that falls silent is given up."""
         self.waits_for = self._resting = Moves.REPLICA

@@ -43,6 +43,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_arrived()
         if self._probe_timer is not None:
             self._probe_timer.cancel()
+        self._joining.disconnected()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
@@ -96,8 +97,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and cycle.scope is self.scope:  # its task has not begun
-            self.scope["extensions"] = {DIRECT_BODY: DirectBody(cycle)}  # type: ignore[dict-item]
             cycle.keep_alive = cycle.keep_alive and not self.parser.should_upgrade()
+            self.scope["extensions"] = {DIRECT_BODY: DirectBody(cycle, self._joining)}  # type: ignore[dict-item]
 
     def _has_body(self) -> bool:
         return any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)

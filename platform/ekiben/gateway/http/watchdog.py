@@ -54,6 +54,8 @@ class Watchdog:
                     return RequestTimeout("the client did not read its answer")
             case Moves.REPLICA:
                 if now - exchange.moved_at > patience.replica_s:
+                    exchange.look_again()
+                if now - exchange.moved_at > patience.replica_s:
                     return EngineTimeout(
                         f"the model sent nothing for {patience.replica_s:g} s in the middle of its answer"
                     )

@@ -56,6 +56,11 @@ class EventStream:
         return self._pass(held, whole=False)
 
     @property
+    def whole(self) -> bool:
+        """Whether all that was fed is sent on, and ends with the end of an event."""
+        return not self._held and not self.open
+
+    @property
     def done(self) -> bool:
         """Whether what was sent on ends with `[DONE]`."""
         return _DONE.search(self._tail) is not None

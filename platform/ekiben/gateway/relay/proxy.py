@@ -19,6 +19,7 @@ from ekiben.gateway.http.exchange import Exchange
 from ekiben.gateway.pictures import HEADER as PICTURES_HEADER
 from ekiben.gateway.pictures import Pictures
 from ekiben.gateway.relay.event_stream import EventStream
+from ekiben.gateway.relay.handoff import Handoff
 from ekiben.gateway.relay.heartbeat import Heartbeat
 from ekiben.gateway.relay.target import Target
 from ekiben.gateway.relay.upstream import Connection, Unreachable, UpstreamLost, Upstreams
@@ -146,18 +147,25 @@ class Proxy:
         return Heartbeat(exchange, progress=lambda: self._fleet.progress(job.target.model), every_s=every_s)
 
     async def _relay(self, exchange: Exchange, job: Job, lease: Lease, heartbeat: Heartbeat | None) -> None:
-        head = _request_head(exchange, job, meant=self._meaning(job.target.model))
+        handoff = self._handoff(exchange, job, lease.address)
+        head = _request_head(exchange, job, handoff, meant=self._meaning(job.target.model))
         connection = await self._ask(lease.address, head, job.body)
         try:
             self._fleet.first_byte(lease)
             if heartbeat is not None:
                 await heartbeat.stop()
             exchange.expect_replica()
-            await _Answer(exchange, connection, job).pass_on()
+            await _Answer(exchange, connection, job, handoff).pass_on()
         except UpstreamLost as error:
             raise ReplicaDied(f"the model's process broke off its answer: {error}") from None
         finally:
             self._upstreams.give_back(lease.address, connection)
+
+    def _handoff(self, exchange: Exchange, job: Job, address: Address) -> Handoff | None:
+        """For a stream that nobody here listens to, from a replica of this machine."""
+        if not job.target.stream or job.listener is not None or exchange.direct is None:
+            return None
+        return Handoff(self._upstreams, address, exchange) if address.scheme == "unix" else None
 
     async def _ask(self, address: Address, head: bytes, body: Body) -> Connection:
         """A connection on which the head of the answer has come. Raises Unreachable and ReplicaDied."""
@@ -189,7 +197,7 @@ async def _send(connection: Connection, head: bytes, body: Body) -> Connection:
     return connection
 
 
-def _request_head(exchange: Exchange, job: Job, *, meant: str) -> bytes:
+def _request_head(exchange: Exchange, job: Job, handoff: Handoff | None, *, meant: str) -> bytes:
     lines = [b"POST " + job.path.encode("ascii") + b" HTTP/1.1\r\nhost: replica"]
     for name in FORWARDED:
         value = exchange.headers.get(name)
@@ -200,6 +208,8 @@ def _request_head(exchange: Exchange, job: Job, *, meant: str) -> bytes:
     lines.append(b"x-request-id: " + exchange.id_header[1])
     if job.listener is not None:
         lines.append(job.listener.header)
+    if handoff is not None:
+        lines.append(handoff.header)
     if job.pictures is not None:
         lines.append(PICTURES_HEADER + b": kept")
     lines.append(b"content-length: %d\r\n\r\n" % job.body.size_bytes)
@@ -225,7 +235,8 @@ def _seconds(value: bytes | None) -> float:
 class _Answer:
     """One answer of a replica on its way to the client."""
 
-    def __init__(self, exchange: Exchange, connection: Connection, job: Job) -> None:
+    def __init__(self, exchange: Exchange, connection: Connection, job: Job, handoff: Handoff | None) -> None:
+        self._handoff = handoff
         self._exchange = exchange
         self._connection = connection
         self._job = job
@@ -277,6 +288,7 @@ class _Answer:
 
     async def _pass_events(self) -> None:
         exchange, connection, listener = self._exchange, self._connection, self._job.listener
+        handoff = self._handoff
         if not exchange.status:
             await exchange.start_events()
         stream = EventStream()
@@ -287,6 +299,8 @@ class _Answer:
                 return False
             if ready := stream.feed(data):
                 exchange.write_at_once(ready)
+            if handoff is not None:
+                handoff.passed(len(data), stream)
             return True
 
         try:
@@ -294,10 +308,15 @@ class _Answer:
                 ready = stream.feed(data)
                 if ready and (listener is None or (ready := listener.hear(ready))):
                     await exchange.write(ready)
+                if handoff is not None:
+                    handoff.passed(len(data), stream)
         except UpstreamLost:
             # What is held is half an event: it is dropped, so that the error can be read.
             await self._close_event(stream)
             raise
+        finally:
+            if handoff is not None:
+                handoff.end(whole=connection.at_end)
         rest = stream.finish()
         if listener is not None:
             rest = listener.hear(rest) + await listener.finish()

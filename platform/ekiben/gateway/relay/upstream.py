@@ -7,7 +7,10 @@ any byte of an answer has come, and whether an answer that ended was whole. Bodi
 from __future__ import annotations
 
 import asyncio
+import socket
+from array import array
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, TypeAlias, cast
 
 import httptools
@@ -16,6 +19,7 @@ from ekiben.clock import Clock
 from ekiben.fleet.types import Address
 from ekiben.gateway.http.asgi import Headers
 from ekiben.gateway.http.body import Body
+from ekiben.runtime.protocol import HANDOFF_SOCKET, Passed
 
 CONNECT_TIMEOUT_S: Final = 5.0
 KEEP_IDLE_S: Final = 30.0
@@ -244,6 +248,7 @@ class Upstreams:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._idle: dict[Address, list[Connection]] = {}
+        self._post = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
     def take(self, address: Address) -> Connection | None:
         """One that has served before, if there is one."""
@@ -267,6 +272,18 @@ class Upstreams:
         except (OSError, TimeoutError) as error:
             raise Unreachable(str(error)) from None
         return connection
+
+    def hand_over(self, address: Address, client: socket.socket, passed: Passed) -> bool:
+        """Give a client's connection to the replica at a unix socket. False: it does not take any now."""
+        to = Path(address.location).with_name(HANDOFF_SOCKET)
+        descriptors = array("i", [client.fileno()])
+        try:
+            self._post.sendmsg(
+                [bytes(passed)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)], 0, str(to)
+            )
+        except OSError:
+            return False
+        return True
 
     def give_back(self, address: Address, connection: Connection) -> None:
         """Keep it for the next request if it can take one, otherwise drop it."""
@@ -294,6 +311,7 @@ class Upstreams:
 
     def close(self) -> None:
         """Drop them all."""
+        self._post.close()
         for idle in self._idle.values():
             for connection in idle:
                 connection.abort()
