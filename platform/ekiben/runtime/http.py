@@ -47,6 +47,8 @@ MAX_JSON_BYTES: Final = 32 * 2**20
 MODEL_HEADER: Final = "x-ekiben-model"
 """What the name in the body stands for, where the platform knows and the replica cannot."""
 
+WATCH_AFTER_S: Final = 0.05
+"""Many answers are there before it would be worth looking whether anybody is left."""
 PATIENCE_HEADER: Final = "x-stainless-read-timeout"
 SSE_DONE: Final = b"data: [DONE]\n\n"
 
@@ -240,7 +242,7 @@ class Route:
 def parse_json_object(raw: bytes) -> dict[str, Any]:
     """A JSON object of strict JSON (no NaN, no duplicate keys). Raises InvalidRequest."""
     try:
-        value = json.loads(raw, parse_constant=_refuse_constant, object_pairs_hook=_unique_pairs)
+        value = _STRICT.decode(raw.decode(json.detect_encoding(raw), "surrogatepass"))
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply") from None
     except (ValueError, UnicodeDecodeError) as error:
@@ -261,6 +263,9 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {twice!r} is given twice")
     return value
+
+
+_STRICT: Final = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique_pairs)
 
 
 def check_model_name(request: Request, name: object, *, adapters: bool = False) -> str:
@@ -307,19 +312,44 @@ async def respond(
         request.close()
 
 
+class _Watch:
+    """Cancels the current task when the client of its request leaves. Nobody is watched for a moment."""
+
+    def __init__(self, request: Request) -> None:
+        self.left = False
+        self._request = request
+        self._working = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
+        self._watching: asyncio.Task[None] | None = None
+
+    def close(self) -> None:
+        self._timer.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+
+    def _begin(self) -> None:
+        self._watching = asyncio.create_task(self._watch(), name=f"watch {self._request.path}")
+
+    async def _watch(self) -> None:
+        await self._request.wait_for_disconnect()
+        assert self._working is not None, "watched outside a task"
+        self.left = True
+        self._working.cancel()
+
+
 async def _until_disconnect(request: Request, work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`; when the client leaves first, cancel it and wait until it has let go of the engine."""
-    working = asyncio.create_task(work, name=f"answer {request.path}")
-    watching = asyncio.create_task(request.wait_for_disconnect(), name=f"watch {request.path}")
+    """Run `work`, and cancel it when the client leaves first. Raises ClientGone when it has let go."""
+    watch = _Watch(request)
     try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        await work
+    except asyncio.CancelledError:
+        if not watch.left:
+            raise
+        if (task := asyncio.current_task()) is not None:
+            task.uncancel()
+        raise ClientGone from None
     finally:
-        watching.cancel()
-        if not working.done():
-            working.cancel()
-        await asyncio.wait({working, watching})
-    if not working.cancelled() and (error := working.exception()):
-        raise error
+        watch.close()
 
 
 async def _answer(request: Request, handler: Handler, send: Send, errors: ErrorForm) -> None:

@@ -294,7 +294,8 @@ class Batcher:
         expected = lane.crowd.expected(now_s)
         if running is not None:  # those whom it answers come back after it
             soon_s = pace.prepare_s + lane.crowd.after_s
-            expected = Expected(running.requests * lane.crowd.share, soon_s=soon_s, most_s=soon_s)
+            more = running.requests * lane.crowd.share
+            expected = Expected(more, soon_s=soon_s, late_s=-soon_s, apart_s=lane.crowd.apart_s)
         batch_s = pace.predicted_s(choice.area)
         wait_s = linger_s(expected, waiting=choice.requests, batch_s=batch_s, fixed_s=pace.fixed_s)
         return None if wait_s and running is not None else wait_s

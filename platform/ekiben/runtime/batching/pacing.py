@@ -22,6 +22,15 @@ _MEMORY: Final = 0.95
 """What a measurement counts for after the next one."""
 _TURN_S: Final = 0.0005
 """What every batch costs besides: threads that wake each other."""
+_UNUSUAL: Final = 3.0
+"""Who is so many times as far from the mean as others are counts as no farther."""
+_TICK_S: Final = 0.0001
+_LIKELY: Final = 0.25
+"""Of one request to come, so much is worth a thought."""
+_APART: Final = 3.0
+_LATE: Final = 0.5
+"""What is waited for those who are late: so many times what they usually come apart, and so much of what it
+is worth to have them, if that is longer."""
 _ENOUGH: Final = 4
 """Measurements before the sums are believed."""
 _SPREAD: Final = 0.02
@@ -120,9 +129,15 @@ class Crowd:
         self._last_s = now_s
         if self._came > self._answered:
             return
-        after = now_s - self._at_s
-        self.apart_s += 0.1 * (abs(after - self.after_s) - self.apart_s)
-        self.after_s += 0.1 * (after - self.after_s)
+        after_s = now_s - self._at_s
+        if not self.after_s:
+            self.after_s, self.apart_s = after_s, after_s / 2
+            return
+        # Who has made a pause must not be taken for the rule: it would take more of them.
+        most_s = _UNUSUAL * self.apart_s + _TICK_S
+        off_s = min(max(after_s - self.after_s, -most_s), most_s)
+        self.apart_s += 0.1 * (abs(off_s) - self.apart_s)
+        self.after_s += 0.1 * off_s
 
     def answered(self, now_s: float, *, requests: int) -> None:
         """A batch is done, and so are so many requests."""
@@ -136,12 +151,10 @@ class Crowd:
     def expected(self, now_s: float) -> Expected:
         """Who comes still."""
         due_s = self._at_s + self.after_s - now_s
-        # Where one of them comes late, so will the others: something has held them all up.
-        most_s = max(due_s, self._last_s - now_s) + 3 * self.apart_s
-        if most_s <= 0:
-            return NOBODY
         more = max(0.0, self._answered * self.share - self._came)
-        return Expected(more, soon_s=max(due_s, 0.0) + self.apart_s, most_s=most_s)
+        # Where one of them comes late, so will the others: something has held them all up.
+        late_s = min(-due_s, now_s - self._last_s)
+        return Expected(more, soon_s=max(due_s, 0.0) + self.apart_s, late_s=late_s, apart_s=self.apart_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,21 +164,24 @@ class Expected:
     more: float
     soon_s: float
     """When most of them will be here, from now."""
-    most_s: float
-    """When those who are not here are not coming."""
-
-
-NOBODY: Final = Expected(0.0, 0.0, 0.0)
+    late_s: float
+    """For how long all of them might have been here; negative: they are not due yet."""
+    apart_s: float
+    """How far from each other they come."""
 
 
 def linger_s(expected: Expected, *, waiting: int, batch_s: float | None, fixed_s: float) -> float:
     """How long `waiting` requests had better wait for others at most; 0: not at all.
 
     It pays when those who come, who would else sit through a whole batch, gain more than all lose. It pays
-    as well when all of them lose less than the cost of the batch that those others would need.
+    as well when all of them lose less than the cost of the batch that those others would need. Who is late
+    is waited for until half of the gain is lost, or three times as long as they usually come apart.
     """
     more, soon_s = expected.more, expected.soon_s
-    if batch_s is None or more < 0.5:
+    if batch_s is None or more < _LIKELY:
         return 0.0
-    pays = soon_s * (waiting + more) < more * batch_s or soon_s < fixed_s / 2
-    return expected.most_s if pays else 0.0
+    gain_s = more * batch_s / (waiting + more)
+    if soon_s >= gain_s and soon_s >= fixed_s / 2:
+        return 0.0
+    most_s = max(_APART * expected.apart_s, _LATE * gain_s)
+    return max(0.0, most_s - expected.late_s)

@@ -75,6 +75,9 @@ async def developed(given: Sequence[Given]) -> AsyncGenerator[list[EmbedInput], 
     """The inputs with their pictures decoded, which keep their room until the end. Raises InvalidRequest."""
     pictures = {index: entry for index, entry in enumerate(given) if isinstance(entry, bytes)}
     inputs: list[Any] = list(given)
+    if not pictures:
+        yield inputs
+        return
     pixels = 0
     for index, data in pictures.items():
         with _of_entry(index):
