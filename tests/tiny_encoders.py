@@ -81,6 +81,39 @@ def bert_folder(folder: Path) -> Path:
     return folder
 
 
+def pooled_folder(folder: Path, *, kind: str, pooling: str) -> Path:
+    """An embedder of some class of models, by the class's name in its config."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+    from transformers import AutoConfig, AutoModel
+
+    words = tokenizer()
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=80,
+        type_vocab_size=2,
+        pad_token_id=words.pad_token_id,
+        bos_token_id=words.cls_token_id,
+        eos_token_id=words.sep_token_id,
+        initializer_range=1.0,
+    )
+    torch.manual_seed(7)
+    make: Any = AutoModel.from_config
+    make(config).save_pretrained(folder / "bare")
+    words.save_pretrained(folder / "bare")
+    first = Transformer(str(folder / "bare"))
+    modules: Any = [first, Pooling(first.get_embedding_dimension(), pooling_mode=pooling)]
+    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder / "pooled"))
+    return folder / "pooled"
+
+
 def colbert_folder(folder: Path) -> Path:
     """As the library saves models of late interaction."""
     import torch

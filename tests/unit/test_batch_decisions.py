@@ -54,6 +54,7 @@ LIMITS = st.builds(
     items=st.integers(1, 32),
     area=st.just(math.inf) | st.floats(1, 500),
     padding=st.just(math.inf) | st.floats(0, 200),
+    packed=st.booleans(),
 )
 
 
@@ -124,6 +125,14 @@ def test_of_about_the_same_length_those_who_came_earlier_go_along() -> None:
     assert owners(choose(jobs, Limits(items=2))) == [0, 1]
 
 
+def test_where_nothing_is_padded_lengths_do_not_matter() -> None:
+    jobs = [job([50], turn_s=1), job([3], turn_s=2), job([52], turn_s=3)]
+    choice = choose(jobs, Limits(items=2, padding=0, packed=True))
+    assert owners(choice) == [0, 1]
+    assert (choice.area, choice.padding) == (53, 0)
+    assert owners(choose(jobs, Limits(items=3, area=60, packed=True))) == [0, 1]
+
+
 def test_padding_is_shared_by_the_whole_batch() -> None:
     jobs = [job([10], turn_s=0), job([12], turn_s=1), job([40], turn_s=2), job([11], turn_s=3)]
     choice = choose(jobs, Limits(items=8, padding=5))
@@ -179,6 +188,13 @@ def test_a_batch_keeps_to_its_time_unless_one_item_takes_more(
     single_s = fixed_s + per_area_s
     allowed_s = target_s if target_s is not None else max(LEAST_TARGET_S, 8 * single_s)
     assert fixed_s + area * per_area_s <= max(allowed_s, single_s) * 1.02 + 1e-4
+
+
+def test_with_much_waiting_a_batch_may_take_longer() -> None:
+    pace = learned(fixed_s=0.0, per_area_s=0.001)
+    few = pace.limits(max_items=64, max_length=None, waiting=10).area
+    assert pace.limits(max_items=64, max_length=None, waiting=10_000).area == 2500 > few
+    assert pace.limits(max_items=64, max_length=1000, waiting=10_000).area == 1000
 
 
 def test_batches_of_one_size_make_the_pace_follow_a_machine_that_slows_down() -> None:

@@ -47,7 +47,7 @@ from ekiben.contract.abilities import (
     VoiceActivity,
     check_embed_tokens,
 )
-from ekiben.contract.batching import Batched, Batching, GivenUp, Item, Run
+from ekiben.contract.batching import Batched, Batching, GivenUp, Item, Packed, Run
 from ekiben.contract.dialect import Dialect, DialectRoute, Events, Failure, Translation
 from ekiben.contract.engine import (
     Countable,
@@ -167,6 +167,7 @@ __all__ = [
     "OcrPage",
     "OcrRequest",
     "Option",
+    "Packed",
     "Picture",
     "Pixels",
     "PluginKind",

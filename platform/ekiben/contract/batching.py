@@ -27,7 +27,7 @@ class Item(Generic[Value]):
     value: Value
     length: int = 1
     """What it costs beside others: its tokens, samples or pixels. In a batch, items are padded to the
-    longest, so those of about one length are put together."""
+    longest, so those of about one length are put together, unless the batching is `Packed`."""
     group: Hashable = None
     """Only items of equal groups are computed together: whatever a batch has once and not per item, such as a
     size or a number of steps."""
@@ -65,8 +65,8 @@ class Batching(Protocol[Asked, Value, Result, Answered]):
 
     @property
     def max_length(self) -> int | None:
-        """How much one batch may cost: its number of items, times the length of the longest. A single item
-        may cost more. None: any."""
+        """How much one batch may cost: its number of items, times the length of the longest, or the lengths
+        of all where it is `Packed`. A single item may cost more. None: any."""
 
     def items(self, request: Asked) -> Iterable[Item[Value] | None]:
         """At least one item of each request. Raises `InvalidRequest` and `UnsupportedParameter`.
@@ -90,6 +90,15 @@ class Batching(Protocol[Asked, Value, Result, Answered]):
     def answer(self, request: Asked, results: Sequence[Result]) -> Answered:
         """The whole answer from the results of all items, in the order of `items`. Not called for abilities
         whose answers are streamed: there each result is handed on as soon as those before it are there."""
+
+
+@runtime_checkable
+class Packed(Protocol):
+    """A Batching that may compute items of all lengths together without padding has this as well."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether it does. Always the same."""
 
 
 @runtime_checkable

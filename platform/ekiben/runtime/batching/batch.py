@@ -43,6 +43,8 @@ class Batch:
 
     @property
     def area(self) -> int:
+        if self.lane.packs:
+            return sum(queued.length for _, queued in self.picks)
         return len(self.picks) * self.longest
 
     @property

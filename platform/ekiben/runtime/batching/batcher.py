@@ -13,17 +13,18 @@ import math
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from ekiben.clock import SYSTEM_CLOCK, Clock
-from ekiben.contract.batching import Batching, GivenUp, Item
+from ekiben.contract.batching import Batching, GivenUp, Item, Packed
 from ekiben.contract.threads import WorkerThread
 from ekiben.errors import EkibenError, EngineError, EngineTimeout, QueueFull, ShuttingDown
 from ekiben.runtime.batching.batch import Batch, timed
 from ekiben.runtime.batching.desk import Desk
 from ekiben.runtime.batching.jobs import END, Job
 from ekiben.runtime.batching.pacing import Crowd, Expected, Pace, linger_s
-from ekiben.runtime.batching.selection import Choice, Reason, choose
+from ekiben.runtime.batching.selection import Choice, Limits, Reason, choose
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Lane:
     def __init__(self, name: str, batching: Batching[Any, Any, Any, Any], *, target_s: float | None) -> None:
         self.name = name
         self.batching = batching
+        self.packs = isinstance(batching, Packed) and batching.packs
         self.pace = Pace(target_s)
         self.crowd = Crowd()
 
@@ -169,8 +171,8 @@ class Batcher:
         """How long it takes to compute half of what waits."""
         seconds = 0.0
         for job, lane in self._jobs.items():
-            area = sum(queued.length for line in job.waiting.values() for queued in line)
-            seconds += area * lane.pace.per_area_s + lane.pace.fixed_s / max(1, lane.batching.max_items)
+            seconds += lane.pace.fixed_s / max(1, lane.batching.max_items)
+            seconds += job.waiting_length * lane.pace.per_area_s
         return max(1.0, seconds / 2)
 
     def _add(self, job: Job, items: Iterable[Item[Any]], *, complete: bool = True) -> None:
@@ -256,14 +258,15 @@ class Batcher:
             self._wake.clear()
             while self._retries:
                 if (batch := self._retries.popleft()).wanted:
-                    self._note(batch, Choice([(0, queued) for _, queued in batch.picks], Reason.RETRY))
+                    again = [(0, queued) for _, queued in batch.picks]
+                    self._note(batch, Choice(again, Reason.RETRY, batch.lane.packs))
                     return batch
             now_s = self._clock.monotonic()
             jobs = [job for job in self._jobs if job.waiting and job.outlet.qsize() < self._most(job)]
             wait_s: float | None = None
             if jobs:
                 lane = self._jobs[min(jobs, key=lambda job: job.turn_s)]
-                choice = choose(jobs, self._limits(lane))
+                choice = choose(jobs, self._limits(lane, jobs))
                 wait_s = self._wait_s(lane, choice, now_s)
                 if wait_s == 0:
                     return self._formed(lane, jobs, choice, lingered=lingered, now_s=now_s)
@@ -277,9 +280,15 @@ class Batcher:
         """Results of a stream that may lie untaken before no more are made."""
         return 4 * self._jobs[job].batching.max_items + 64
 
-    def _limits(self, lane: Lane) -> Any:
+    def _limits(self, lane: Lane, jobs: Sequence[Job]) -> Limits:
         batching = lane.batching
-        return lane.pace.limits(max_items=max(1, batching.max_items), max_length=batching.max_length)
+        waiting = sum(job.waiting_length for job in jobs if self._jobs[job] is lane)
+        return lane.pace.limits(
+            max_items=max(1, batching.max_items),
+            max_length=batching.max_length,
+            packed=lane.packs,
+            waiting=waiting,
+        )
 
     def _wait_s(self, lane: Lane, choice: Choice, now_s: float) -> float | None:
         """Until the batch is to be prepared: 0, now; None: until something happens."""
@@ -309,7 +318,7 @@ class Batcher:
                 self._watch.waited(lane.name, now_s - job.arrived_s)
             job.take(queued, now_s=now_s)
         if lingered and choice.reason is Reason.ALL:
-            choice = Choice(choice.picks, Reason.LINGERED)
+            choice = replace(choice, reason=Reason.LINGERED)
         batch = Batch(lane, picks)
         self._note(batch, choice)
         return batch

@@ -43,6 +43,8 @@ class Job:
     """By group; in the order of the request if it is streamed, else from the shortest to the longest."""
     results: dict[int, Any] = field(default_factory=dict)
     """Those of a streamed job only until they are told."""
+    waiting_length: int = 0
+    """Of all its items that wait."""
     count: int = 0
     """Items known so far."""
     complete: bool = False
@@ -75,6 +77,7 @@ class Job:
     def add(self, item: Item[Any]) -> None:
         queued = Queued(self.count, item)
         self.count += 1
+        self.waiting_length += item.length
         line = self.waiting.setdefault(item.group, [])
         if self.streamed:
             line.append(queued)
@@ -108,6 +111,7 @@ class Job:
         """It leaves in a batch."""
         line = self.waiting[queued.item.group]
         line.remove(queued)
+        self.waiting_length -= queued.length
         if not line:
             del self.waiting[queued.item.group]
         self.turn_s = now_s
@@ -142,6 +146,7 @@ class Job:
     def forget(self) -> None:
         self.live = False
         self.waiting.clear()
+        self.waiting_length = 0
 
     def in_order(self) -> list[Any]:
         return [self.results[index] for index in range(self.count)]

@@ -18,6 +18,8 @@ TARGET_OF_SINGLE: Final = 8.0
 then an eighth of the work at most, and who comes meanwhile does not wait for long."""
 LEAST_TARGET_S: Final = 0.05
 """Nobody notices less."""
+_OF_WAITING: Final = 0.25
+"""A batch may take so much of what waits, however long that takes."""
 _MEMORY: Final = 0.95
 """What a measurement counts for after the next one."""
 _TURN_S: Final = 0.0005
@@ -94,18 +96,25 @@ class Pace:
             return self.target_s
         return max(LEAST_TARGET_S, TARGET_OF_SINGLE * (self.fixed_s + self._length * self.per_area_s))
 
-    def limits(self, *, max_items: int, max_length: int | None) -> Limits:
-        """Of the next batch. The first ones are small, so that it is soon known what they cost."""
+    def limits(
+        self, *, max_items: int, max_length: int | None, packed: bool = False, waiting: int = 0
+    ) -> Limits:
+        """Of the next batch. The first ones are small, so that it is soon known what they cost.
+
+        `waiting`: the lengths of all that waits. With much of it, a large batch keeps nobody waiting who
+        would not wait anyway.
+        """
         bound = math.inf if max_length is None else float(max_length)
         if not self.known:
-            return Limits(items=min(max_items, 2**self.batches), area=bound)
+            return Limits(items=min(max_items, 2**self.batches), area=bound, packed=packed)
         if not self.per_area_s:
-            return Limits(items=max_items, area=bound)
-        affordable = (self.longest_s - self.fixed_s) / self.per_area_s
+            return Limits(items=max_items, area=bound, packed=packed)
+        affordable = max((self.longest_s - self.fixed_s) / self.per_area_s, _OF_WAITING * waiting)
         return Limits(
             items=max_items,
             area=min(bound, max(affordable, 1.0)),
             padding=max((self.fixed_s + _TURN_S) / self.per_area_s, 0.1 * self._area),
+            packed=packed,
         )
 
 

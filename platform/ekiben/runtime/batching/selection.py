@@ -53,12 +53,14 @@ ALIKE: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one batch. An area is a number of items, times the length of the longest."""
+    """Of one batch. An area is a number of items, times the length of the longest; or the sum of lengths."""
 
     items: int
     area: float = math.inf
     padding: float = math.inf
     """Area that is given to padding."""
+    packed: bool = False
+    """Nothing is padded, so that items of all lengths are alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,15 @@ class Choice:
 
     picks: Sequence[tuple[int, Queued]]
     reason: Reason
+    packed: bool = False
 
     @property
     def area(self) -> int:
-        return len(self.picks) * self.longest
+        return self._total if self.packed else len(self.picks) * self.longest
+
+    @property
+    def _total(self) -> int:
+        return sum(queued.length for _, queued in self.picks)
 
     @property
     def longest(self) -> int:
@@ -79,7 +86,7 @@ class Choice:
     @property
     def padding(self) -> int:
         """Of the area."""
-        return self.area - sum(queued.length for _, queued in self.picks)
+        return self.area - self._total
 
     @property
     def requests(self) -> int:
@@ -96,7 +103,8 @@ def choose(requests: Sequence[Waiting], limits: Limits) -> Choice:
         if requests[index].lane == lane and first.item.group in requests[index].groups
     ]
     others = len(along) < len(requests)
-    line = _Line(first.length, [requests[index].nearest(first.item.group, first.length) for index in along])
+    takers = [requests[index].nearest(first.item.group, first.length) for index in along]
+    line = _Line(takers, None if limits.packed else first.length)
     picks: list[tuple[int, Queued]] = []
     size = _Size(limits)
     reason = Reason.ALL
@@ -108,19 +116,20 @@ def choose(requests: Sequence[Waiting], limits: Limits) -> Choice:
             picks.append((along[place], queued))
             line.go_on(place)
         elif refused is Reason.FULL and len(picks) >= limits.items:
-            return Choice(picks, Reason.FULL)
+            return Choice(picks, Reason.FULL, limits.packed)
         else:
             reason = Reason.FULL if Reason.FULL in (reason, refused) else refused
     others = others or any(len(request.groups) > 1 for request in requests)
-    return Choice(picks, Reason.OTHERS if reason is Reason.ALL and others else reason)
+    return Choice(picks, Reason.OTHERS if reason is Reason.ALL and others else reason, limits.packed)
 
 
 class _Line:
     """Those who can go along, each with its nearest item at hand."""
 
-    def __init__(self, length: int, takers: Sequence[Iterator[Queued]]) -> None:
+    def __init__(self, takers: Sequence[Iterator[Queued]], length: int | None) -> None:
+        """`length`: to which others had better be near; None: to none."""
         self._length = length
-        self._alike = max(1, length // ALIKE)
+        self._alike = max(1, (length or 0) // ALIKE)
         self._takers = takers
         self._turns = [0] * len(takers)
         self._heap: list[tuple[int, int, int, Queued]] = []
@@ -137,7 +146,7 @@ class _Line:
     def go_on(self, place: int) -> None:
         """With its next item. Of those about as near, each taker has one in turn."""
         if (queued := next(self._takers[place], None)) is not None:
-            distance = abs(queued.length - self._length) // self._alike
+            distance = 0 if self._length is None else abs(queued.length - self._length) // self._alike
             heapq.heappush(self._heap, (distance, self._turns[place], place, queued))
             self._turns[place] += 1
 
@@ -155,6 +164,8 @@ class _Size:
             return None
         if self._items >= self._limits.items:
             return Reason.FULL
+        if self._limits.packed:
+            return Reason.FULL if self._total + length > self._limits.area else None
         area = (self._items + 1) * max(self._longest, length)
         if area > self._limits.area:
             return Reason.FULL
