@@ -125,6 +125,10 @@ async def test_ready_replica_is_adopted_and_serves_on(kill_platform: KillPlatfor
     assert adopted.process.pid == orphan.process.pid
     assert adopted.memory["cpu"] > 10**7
     assert await call(adopted.process.address, "GET", "/v1/models") == 200
+    for _ in range(500):
+        if "the parrot is interrupted" in orphan.log:
+            break
+        await asyncio.sleep(0.02)
     assert "the parrot is interrupted" in orphan.log, "what it did for the old platform is over"
     assert platform.ended.empty()
     adopted.process.terminate()

@@ -229,6 +229,27 @@ async def test_leaving_cancels(politely: bool) -> None:
             await lab.settled()
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        DONE,
+        delta("last") + DONE,
+        b'data: {"error": {"message": "no"}}\n\n',
+        b'event: error\ndata: {"type": "error"}\n\n',
+        delta("x" * 5000),
+        delta("half")[:-1],
+    ],
+)
+async def test_what_the_gateway_must_see_is_relayed(event: bytes) -> None:
+    here, there = socket.socketpair()
+    stream = HandedOff()
+    stream.relayed(7)
+    stream.take(there, passed_bytes=7)
+    assert not await stream.write(event)
+    assert here.recv(100) == b""  # and so is all that follows
+    here.close()
+
+
 async def test_what_is_nobodys_is_closed() -> None:
     """A connection comes when its answer has ended, or twice, or with nonsense."""
     async with straight_lab() as (lab, straight):

@@ -144,7 +144,7 @@ def test_padding_is_shared_by_the_whole_batch() -> None:
     ("jobs", "limits", "reason"),
     [
         ([job([1, 1])], Limits(items=8), Reason.ALL),
-        ([job([1, 1])], Limits(items=2), Reason.ALL),
+        ([job([1, 1])], Limits(items=2), Reason.FULL),
         ([job([1, 1, 1])], Limits(items=2), Reason.FULL),
         ([job([5, 5, 5])], Limits(items=8, area=10), Reason.FULL),
         ([job([1]), job([1], group=1)], Limits(items=8), Reason.OTHERS),

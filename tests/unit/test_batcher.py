@@ -85,6 +85,21 @@ async def test_what_waits_is_computed_together(batcher: Batcher, seen: Seen) -> 
     assert seen.choices[0].reason in (Reason.FULL, Reason.ALL)
 
 
+async def test_a_full_batch_is_ready_before_the_one_before_it_is_done(batcher: Batcher, seen: Seen) -> None:
+    batching = Shouting(max_items=2)
+    shout = lane(batching)
+    await batcher.run(shout, Asked("abcdefgh"))
+    batching.held = True
+    first = ask(batcher, shout, "i", "j")
+    await entered(batching)
+    before = len(seen.choices)
+    others = [ask(batcher, shout, word) for word in "kl"]
+    await settled()
+    assert [len(choice.picks) for choice in seen.choices[before:]] == [2]
+    batching.go.release(9)
+    assert await asyncio.gather(first, *others) == [["I", "J"], ["K"], ["L"]]
+
+
 async def test_one_item_does_not_wait_behind_many() -> None:
     batcher = Batcher()
     batching = Shouting(held=True)

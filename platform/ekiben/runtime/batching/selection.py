@@ -114,9 +114,9 @@ def choose(requests: Sequence[Waiting], limits: Limits) -> Choice:
         if refused is None:
             size.add(queued.length)
             picks.append((along[place], queued))
+            if len(picks) == limits.items:
+                return Choice(picks, Reason.FULL, limits.packed)
             line.go_on(place)
-        elif refused is Reason.FULL and len(picks) >= limits.items:
-            return Choice(picks, Reason.FULL, limits.packed)
         else:
             reason = Reason.FULL if Reason.FULL in (reason, refused) else refused
     others = others or any(len(request.groups) > 1 for request in requests)
@@ -162,8 +162,6 @@ class _Size:
         """Why an item of the length cannot go along. The first always can."""
         if not self._items:
             return None
-        if self._items >= self._limits.items:
-            return Reason.FULL
         if self._limits.packed:
             return Reason.FULL if self._total + length > self._limits.area else None
         area = (self._items + 1) * max(self._longest, length)

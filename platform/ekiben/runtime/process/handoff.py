@@ -29,8 +29,9 @@ MAX_PENDING_BYTES: Final = 8 * 1024
 """With no more than this on its way to the client, the kernel takes an event whole: a tenth of what it
 allows a new connection."""
 _INT: Final = struct.Struct("i")
-_ENDS: Final = (b"data: [DONE]", b'data: {"error"', b"event: error")
-"""How events begin that the gateway must see."""
+_DONE: Final = b"data: [DONE]\n\n"
+_ERRORS: Final = (b'data: {"error"', b"event: error")
+"""How events begin that the gateway must see, besides."""
 
 
 class HandedOff:
@@ -59,7 +60,8 @@ class HandedOff:
         client = self._client
         if client is None:
             return False
-        if len(event) > MAX_EVENT_BYTES or not event.endswith(b"\n\n") or event.startswith(_ENDS):
+        plain = event.endswith(b"\n\n") and not event.endswith(_DONE) and not event.startswith(_ERRORS)
+        if not plain or len(event) > MAX_EVENT_BYTES:
             self.close()
             return False
         if _pending_bytes(client) > MAX_PENDING_BYTES:  # the client is slow: the gateway knows how to wait
