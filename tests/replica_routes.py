@@ -11,12 +11,22 @@ import httpx
 
 from ekiben.catalog.specs import resolve_model
 from ekiben.contract import Engine, LoadedModel, ModelSpec, testing
+from ekiben.contract.model import Ability, Family, SourceSpec, Variant
 from ekiben.plugins.discovery import discover, load_object
+from ekiben.runtime.answering import respond
 from ekiben.runtime.batching.fronts import Fronts
-from ekiben.runtime.http import Receive, Request, Route, Scope, Send, respond
+from ekiben.runtime.http import Receive, Request, Route, Scope, Send
 from ekiben.runtime.work import WorkBook
 
 Weights = Callable[[str], Path]
+
+
+def embedder_spec(name: str) -> ModelSpec:
+    """Of a folder that sentence-transformers embeds with."""
+    variant = Variant(format="safetensors", source=SourceSpec(kind="local"), engine="sentence_transformers")
+    return ModelSpec(
+        name=name, family=Family.EMBEDDING, abilities=frozenset({Ability.EMBED}), variants=(variant,)
+    )
 
 
 def client(

@@ -42,15 +42,20 @@ def tokenizer() -> Any:
 
 
 def bert_config(**fields: Any) -> Any:
-    from transformers import BertConfig
+    return encoder_config("bert", max_position_embeddings=64, **fields)
 
-    return BertConfig(
+
+def encoder_config(kind: str, **fields: Any) -> Any:
+    """Of some class of models, by the class's name in its config."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(
+        kind,
         vocab_size=len(tokenizer()),
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=64,
-        max_position_embeddings=64,
         initializer_range=1.0,
         **fields,
     )
@@ -82,27 +87,17 @@ def bert_folder(folder: Path) -> Path:
 
 
 def pooled_folder(folder: Path, *, kind: str, pooling: str) -> Path:
-    """An embedder of some class of models, by the class's name in its config."""
+    """An embedder of some class of models."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
     words = tokenizer()
-    config = AutoConfig.for_model(
-        kind,
-        vocab_size=len(words),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=80,
-        type_vocab_size=2,
-        pad_token_id=words.pad_token_id,
-        bos_token_id=words.cls_token_id,
-        eos_token_id=words.sep_token_id,
-        initializer_range=1.0,
+    ends = {"bos_token_id": words.cls_token_id, "eos_token_id": words.sep_token_id}
+    config = encoder_config(
+        kind, max_position_embeddings=80, type_vocab_size=2, pad_token_id=words.pad_token_id, **ends
     )
     torch.manual_seed(7)
     make: Any = AutoModel.from_config

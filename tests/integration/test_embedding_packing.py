@@ -11,19 +11,12 @@ import numpy as np
 import pytest
 
 from ekiben.contract import EmbedRequest
-from ekiben.contract.model import Ability, Family, ModelSpec, SourceSpec, Variant
+from ekiben.contract.model import Ability
 from ekiben.runtime.batching.fronts import Fronts
-from tests.replica_routes import load_folder
+from tests.replica_routes import embedder_spec, load_folder
 from tests.tiny_encoders import WORDS, pooled_folder
 
-SPEC = ModelSpec(
-    name="packed",
-    family=Family.EMBEDDING,
-    abilities=frozenset({Ability.EMBED}),
-    variants=(
-        Variant(format="safetensors", source=SourceSpec(kind="local"), engine="sentence_transformers"),
-    ),
-)
+SPEC = embedder_spec("packed")
 WORDS_OF = WORDS.split()
 TEXTS = [" ".join(WORDS_OF[first : first + count]) for first in (0, 3) for count in (9, 1, 20, 4, 1, 9, 27)]
 

@@ -11,19 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ekiben.contract.model import Ability, Family, ModelSpec, SourceSpec, Variant
 from ekiben.runtime.embedding.embeddings import ROUTES
-from tests.replica_routes import client, load_folder
+from tests.replica_routes import client, embedder_spec, load_folder
 from tests.tiny_encoders import clip_folder
 
-SPEC = ModelSpec(
-    name="clip",
-    family=Family.EMBEDDING,
-    abilities=frozenset({Ability.EMBED}),
-    variants=(
-        Variant(format="safetensors", source=SourceSpec(kind="local"), engine="sentence_transformers"),
-    ),
-)
+SPEC = embedder_spec("clip")
 TEXTS = ["the train leaves", "a lunch box at the station, and noodles"]
 
 

@@ -11,19 +11,12 @@ import numpy as np
 import pytest
 
 from ekiben.contract import EmbedRequest, EngineError, InvalidRequest
-from ekiben.contract.model import Ability, Family, ModelSpec, SourceSpec, Variant
+from ekiben.contract.model import Ability
 from ekiben.runtime.batching.fronts import Fronts
-from tests.replica_routes import load_folder
+from tests.replica_routes import embedder_spec, load_folder
 from tests.tiny_encoders import prompted_folder
 
-SPEC = ModelSpec(
-    name="prompted",
-    family=Family.EMBEDDING,
-    abilities=frozenset({Ability.EMBED}),
-    variants=(
-        Variant(format="safetensors", source=SourceSpec(kind="local"), engine="sentence_transformers"),
-    ),
-)
+SPEC = embedder_spec("prompted")
 TEXTS = ["the train", "noodles and soup at the station, for ten minutes"]
 
 

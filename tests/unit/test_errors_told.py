@@ -14,7 +14,7 @@ from ekiben.errors import (
     ReplicaDied,
     for_clients,
 )
-from ekiben.runtime.http import told
+from ekiben.runtime.answering import told
 from ekiben.runtime.text.responses.request import counted_from_own
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from ekiben.contract.model import ModelSpec
 from ekiben.errors import EngineError
+from ekiben.runtime.answering import respond
 from ekiben.runtime.batching.fronts import Fronts
-from ekiben.runtime.http import Answer, Handler, Message, Request, Stream, StreamBroken, respond
+from ekiben.runtime.http import Answer, Handler, Message, Request, Stream, StreamBroken
 
 MODEL = ModelSpec.model_validate(
     {

@@ -12,9 +12,10 @@ from typing import Any
 from ekiben.catalog.specs import resolve_model
 from ekiben.contract import Ability, Batching, Embeddings
 from ekiben.plugins.discovery import discover
+from ekiben.runtime.answering import respond
 from ekiben.runtime.batching.fronts import Fronts
 from ekiben.runtime.embedding import embeddings
-from ekiben.runtime.http import Message, Request, respond
+from ekiben.runtime.http import Message, Request
 from tests.unit.batching_world import PATIENCE_S, Asked, Shouting
 
 with warnings.catch_warnings():

@@ -11,8 +11,9 @@ import pytest
 from ekiben.contract.abilities import TextRequest
 from ekiben.contract.model import Ability, Family, ModelSpec, SourceSpec, Variant
 from ekiben.errors import InvalidRequest, ModelNotFound, UnsupportedMediaType, UnsupportedParameter
+from ekiben.runtime.answering import respond
 from ekiben.runtime.batching.fronts import Fronts
-from ekiben.runtime.http import Answer, Message, Request, Scope, Stream, respond
+from ekiben.runtime.http import Answer, Message, Request, Scope, Stream
 from ekiben.runtime.text.completions import ROUTES, create_chat_completion, create_completion
 
 SPEC = ModelSpec(

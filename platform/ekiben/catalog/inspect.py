@@ -31,7 +31,7 @@ _TAKEN: Final = (
     "CTranslate2 Whisper folder, OpenAI's Whisper (.pt), a Piper voice (.onnx with .onnx.json), or a folder "
     "of PP-OCR models"
 )
-_NAMED: Final = (
+_UNNAMED: Final = (
     "; timm's checkpoints do not say what they are of: write a model spec with `architecture` in it"
 )
 
@@ -103,7 +103,7 @@ def _look_at_file(path: Path) -> Finding:
     if suffix == ".pt" and (finding := whisper_checkpoint(path)) is not None:
         return finding
     if suffix in PICKLE_SUFFIXES:
-        raise ConfigError(f"{path} is not taken: {PICKLE}{_NAMED if suffix == '.pth' else ''}")
+        raise ConfigError(f"{path} is not taken: {PICKLE}{_UNNAMED if suffix == '.pth' else ''}")
     return formats.gguf_model(path)
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias
 from ekiben.clock import SYSTEM_CLOCK
 from ekiben.contract.model import ModelSpec
 from ekiben.errors import EkibenError, LoadFailed, ModelNotFound, ModelNotReady
+from ekiben.runtime.answering import error_answer, respond, send_answer
 from ekiben.runtime.dialects import dialect_routes, spoken_dialects
 from ekiben.runtime.host import ModelHost
 from ekiben.runtime.http import (
@@ -29,9 +30,6 @@ from ekiben.runtime.http import (
     Scope,
     Send,
     StreamBroken,
-    error_answer,
-    respond,
-    send_answer,
 )
 from ekiben.runtime.routing import RouteTable, method_not_allowed, needed_by, routes_of, warm
 

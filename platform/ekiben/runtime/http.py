@@ -1,4 +1,4 @@
-"""Requests and responses inside a replica: bodies with bounds, SSE framing, the error envelope.
+"""Requests to a replica and what they are answered with: bodies with bounds, SSE framing, the error envelope.
 
 Raw ASGI, since a mounted framework costs more than most of what the engines need for a token. Routes
 are `Route` values; each ability's module has a list of them; `ekiben.runtime.asgi` dispatches.
@@ -6,13 +6,12 @@ are `Route` values; each ability's module has a list of them; `ekiben.runtime.as
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import json
 import logging
 import math
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, Final, TypeAlias
 
 from python_multipart.multipart import parse_options_header
 
+from ekiben.client_watch import Watch
 from ekiben.contract.engine import LoadedModel
 from ekiben.contract.model import Ability, ModelSpec
 from ekiben.errors import (
@@ -29,7 +29,6 @@ from ekiben.errors import (
     RequestTooLarge,
     UnsupportedMediaType,
     envelope,
-    for_clients,
 )
 from ekiben.plugins.dialects import ErrorForm
 from ekiben.runtime.batching.fronts import Fronts
@@ -47,8 +46,6 @@ MAX_JSON_BYTES: Final = 32 * 2**20
 MODEL_HEADER: Final = "x-ekiben-model"
 """What the name in the body stands for, where the platform knows and the replica cannot."""
 
-WATCH_AFTER_S: Final = 0.05
-"""Many answers are there before it would be worth looking whether anybody is left."""
 PATIENCE_HEADER: Final = "x-stainless-read-timeout"
 SSE_DONE: Final = b"data: [DONE]\n\n"
 
@@ -170,10 +167,9 @@ class Request:
         else:
             self.raw = b"".join([chunk async for chunk in self._chunks(MAX_JSON_BYTES)])
 
-    async def wait_for_disconnect(self) -> None:
-        """Returns when the client has left. Only after `read`."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    def watch(self, on_left: Callable[[], None]) -> Watch:
+        """Hear of it when the client leaves. Only after `read`; close it in the end."""
+        return Watch(self._receive, on_left, name=f"watch {self.path}")
 
     def close(self) -> None:
         """Remove what was spooled to disk, and what was told of it."""
@@ -291,135 +287,6 @@ def check_model_name(request: Request, name: object, *, adapters: bool = False) 
             f"{request.path} cannot be answered by an adapter: ask {model.name!r}", param="model"
         )
     return meant
-
-
-async def respond(
-    request: Request, handler: Handler, send: Send, *, errors: ErrorForm = OPENAI_ERRORS
-) -> None:
-    """Answer a request: read it, run the handler, cancel it as soon as the client leaves."""
-    try:
-        try:
-            await request.read()
-        except ClientGone:
-            raise
-        except Exception as error:  # noqa: BLE001 - told to the log
-            await send_answer(error_answer(told(error), errors, request_id=request.request_id), send)
-            return
-        await _until_disconnect(request, _answer(request, handler, send, errors))
-    except ClientGone:
-        return
-    finally:
-        request.close()
-
-
-class _Watch:
-    """Cancels the current task when the client of its request leaves. Nobody is watched for a moment."""
-
-    def __init__(self, request: Request) -> None:
-        self.left = False
-        self._request = request
-        self._working = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
-        self._watching: asyncio.Task[None] | None = None
-
-    def close(self) -> None:
-        self._timer.cancel()
-        if self._watching is not None:
-            self._watching.cancel()
-
-    def _begin(self) -> None:
-        self._watching = asyncio.create_task(self._watch(), name=f"watch {self._request.path}")
-
-    async def _watch(self) -> None:
-        await self._request.wait_for_disconnect()
-        assert self._working is not None, "watched outside a task"
-        self.left = True
-        self._working.cancel()
-
-
-async def _until_disconnect(request: Request, work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`, and cancel it when the client leaves first. Raises ClientGone when it has let go."""
-    watch = _Watch(request)
-    try:
-        await work
-    except asyncio.CancelledError:
-        if not watch.left:
-            raise
-        if (task := asyncio.current_task()) is not None:
-            task.uncancel()
-        raise ClientGone from None
-    finally:
-        watch.close()
-
-
-async def _answer(request: Request, handler: Handler, send: Send, errors: ErrorForm) -> None:
-    def event(error: Exception) -> bytes:
-        return errors.event(errors.body(told(error), request_id=request.request_id))
-
-    try:
-        answer = await handler(request)
-        if isinstance(answer, Stream):
-            await _send_stream(answer, send, tell=event)
-        else:
-            await send_answer(answer, send)
-    except (ClientGone, StreamBroken):
-        raise
-    except Exception as error:  # noqa: BLE001 - told to the log
-        await send_answer(error_answer(told(error), errors, request_id=request.request_id), send)
-
-
-async def send_answer(answer: Answer, send: Send) -> None:
-    """A whole response in two messages."""
-    headers = [
-        (b"content-type", answer.content_type.encode("latin-1")),
-        (b"content-length", str(len(answer.body)).encode("latin-1")),
-        *((name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()),
-    ]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
-
-
-async def _send_stream(stream: Stream, send: Send, *, tell: Callable[[Exception], bytes]) -> None:
-    """The headers wait for the first chunk, so that an error before it still gets its own status.
-
-    `tell`: an error as the last event.
-    """
-    async with aclosing(stream.chunks) as chunks:
-        first = await anext(chunks, b"")
-        await send({"type": "http.response.start", "status": 200, "headers": _stream_headers(stream)})
-        await send({"type": "http.response.body", "body": first, "more_body": True})
-        try:
-            async for chunk in chunks:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        except Exception as error:
-            if not stream.events:
-                raise StreamBroken from error
-            await send({"type": "http.response.body", "body": tell(error), "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
-
-
-def _stream_headers(stream: Stream) -> list[tuple[bytes, bytes]]:
-    headers = [(b"content-type", stream.content_type.encode("latin-1"))]
-    if stream.events:
-        headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-    return headers
-
-
-def told(error: Exception) -> EkibenError:
-    """What the client is told of errors of the tree; of others only that the log has them."""
-    if isinstance(error, EkibenError):
-        shown = for_clients(error)
-        if shown.message != error.message:
-            logger.error("a request failed: %s", error.message)
-        return shown
-    logger.error("a request failed in a way that nobody foresaw", exc_info=error)
-    return EkibenError("the server failed on this request; its log says why")
-
-
-def error_answer(error: EkibenError, errors: ErrorForm = OPENAI_ERRORS, *, request_id: str = "") -> Answer:
-    """The error with its status and headers."""
-    body = errors.body(error, request_id=request_id)
-    return Answer(body, status=error.status, headers=error.headers())
 
 
 def sse(data: bytes) -> bytes:

@@ -29,7 +29,7 @@ from ekiben.contract import (
 )
 from ekiben_sentence_transformers.features import Encoded, Features, TextFeatures, counts_of
 from ekiben_sentence_transformers.folder import ModelFolder
-from ekiben_sentence_transformers.packing import Packing, pack
+from ekiben_sentence_transformers.packing import packing_of
 from ekiben_sentence_transformers.prompts import Prompts
 from ekiben_sentence_transformers.sizes import CHARACTERS, batch_length
 from ekiben_sentence_transformers.tokens import TokenInput, token_input
@@ -38,8 +38,6 @@ from ekiben_sentence_transformers.watch import Watch
 Vectors: TypeAlias = NDArray[np.float32]
 Value: TypeAlias = Encoded | str | EmbedImage
 """What the tokenizer made of an input, or the input itself where the library is left to read it."""
-Prepared: TypeAlias = tuple[Features, list[int] | None]
-"""And in which order the inputs lie there, if not in their own."""
 Row: TypeAlias = tuple[Vectors, int]
 """A vector, and how many tokens were read for it."""
 
@@ -71,17 +69,16 @@ class EmbedBatching:
             return _in_steps(portions)
         return [item for portion in portions for item in portion]
 
-    def prepare(self, values: Sequence[Value]) -> Prepared:
+    def prepare(self, values: Sequence[Value]) -> Features:
         return self._reading.features(values)
 
-    def compute(self, prepared: Prepared, run: Run) -> Sequence[Row]:
-        features, order = prepared
+    def compute(self, prepared: Features, run: Run) -> Sequence[Row]:
         with self._watch.over(run):
-            out = self._model(features.on(self._model.device))
+            out = self._model(prepared.on(self._model.device))
             rows = out["sentence_embedding"].float().cpu().numpy()
-        if order is not None:
-            rows[order] = rows.copy()
-        return list(zip(rows, features.counts, strict=True))
+        if prepared.order is not None:
+            rows[prepared.order] = rows.copy()
+        return list(zip(rows, prepared.counts, strict=True))
 
     def answer(self, request: EmbedRequest, results: Sequence[Row]) -> Embeddings:
         rows = np.stack([row for row, _ in results])
@@ -99,8 +96,8 @@ class Reading:
         self._tokens: TokenInput | None = token_input(model)
         plain = self._tokens is not None and not _has_tasks(model)
         self._texts = TextFeatures(model.tokenizer) if plain else None
-        self.packs = self._texts is not None and pack(model)
-        self._packing = Packing(model) if self.packs else None
+        self._packing = None if self._texts is None else packing_of(model)
+        self.packs = self._packing is not None
         self._prompts_count = any(
             isinstance(module, Pooling) and not module.include_prompt for module in model
         )
@@ -115,25 +112,22 @@ class Reading:
                 yield self._items(request, begin, end + 1, prompt)
                 begin, size = end + 1, 0
 
-    def features(self, values: Sequence[Value]) -> Prepared:
+    def features(self, values: Sequence[Value]) -> Features:
         """All of one kind."""
         first = values[0]
-        order = None
         if self._texts is not None and isinstance(first, dict):
             encoded: Any = [_without_prompt(value) for value in values]
-            if self._packing is not None:
-                features, order = self._packing.features(encoded)
-            else:
-                features = self._texts.pad(encoded)
+            pad_or_pack = self._texts.pad if self._packing is None else self._packing.pack
+            features = pad_or_pack(encoded)
             features.tensors["modality"] = "text"
             if (length := first.get("prompt_length")) is not None:
                 features.tensors["prompt_length"] = length[0]
-            return features, order
+            return features
         if isinstance(first, EmbedImage):
             pictures = [_picture(value) for value in values if isinstance(value, EmbedImage)]
-            return Features(self._model.preprocess(pictures), [self._picture_tokens] * len(pictures)), None
+            return Features(self._model.preprocess(pictures), [self._picture_tokens] * len(pictures))
         tensors = self._model.preprocess(list(values))
-        return Features(tensors, counts_of(tensors, len(values))), None
+        return Features(tensors, counts_of(tensors, len(values)))
 
     def _check(self, request: EmbedRequest) -> None:
         """Quick. Raises InvalidRequest and UnsupportedParameter."""

@@ -22,6 +22,8 @@ class Features:
 
     tensors: dict[str, Any]
     counts: list[int]
+    order: list[int] | None = None
+    """Of which item each row of the result is; None: they are in order."""
 
     def on(self, device: torch.device | str) -> dict[str, Any]:
         """The tensors there. A new dictionary, since models write into theirs."""

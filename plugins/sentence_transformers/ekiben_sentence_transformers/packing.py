@@ -33,15 +33,15 @@ _RUNS: Final = "ekiben_runs"
 """How many texts of which length follow each other, in the model's arguments."""
 
 
-def pack(model: SentenceTransformer) -> bool:
+def packing_of(model: SentenceTransformer) -> Packing | None:
     """Have the model take rows of several texts as well, if it can; the usual ones it still takes."""
     if not _packable(model):
-        return False
+        return None
     first: Any = model[0]
     if first.model_forward_params is not None:
         first.model_forward_params |= {_RUNS}
     first.model.set_attn_implementation(ATTENTION)
-    return True
+    return Packing(first_position=first._infer_flatten_position_offset())
 
 
 def _packable(model: SentenceTransformer) -> bool:
@@ -58,14 +58,14 @@ def _packable(model: SentenceTransformer) -> bool:
 
 
 class Packing:
-    """For one model that `pack` has made ready."""
+    """Of a model's texts."""
 
-    def __init__(self, model: SentenceTransformer) -> None:
-        first: Any = model[0]
-        self._first_position: int = first._infer_flatten_position_offset()
+    def __init__(self, *, first_position: int) -> None:
+        """`first_position`: by which number the model knows the first token of a text."""
+        self._first_position = first_position
 
-    def features(self, encoded: Sequence[Encoded]) -> tuple[Features, list[int]]:
-        """All in one row, the shortest first, and which text comes where."""
+    def pack(self, encoded: Sequence[Encoded]) -> Features:
+        """All in one row, the shortest first."""
         order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]["input_ids"]))
         lengths = [len(encoded[index]["input_ids"]) for index in order]
         tensors: dict[str, Any] = {
@@ -75,10 +75,10 @@ class Packing:
         first = self._first_position
         tensors["position_ids"] = _row([np.arange(first, first + length) for length in lengths])
         ends = np.cumsum([0, *lengths], dtype=np.int32)
-        tensors["cu_seq_lens_q"] = tensors["cu_seq_lens_k"] = torch.from_numpy(ends)
+        tensors["cu_seq_lens_q"] = torch.from_numpy(ends)
         tensors["seq_idx"] = _row([np.full(length, index) for index, length in enumerate(lengths)])
         tensors[_RUNS] = [(len(list(run)), length) for length, run in groupby(lengths)]
-        return Features(tensors, [len(entry["input_ids"]) for entry in encoded]), order
+        return Features(tensors, [len(entry["input_ids"]) for entry in encoded], order)
 
 
 def _row(pieces: Sequence[Any]) -> torch.Tensor:
@@ -95,8 +95,6 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     """As the library calls it: (1, heads, tokens, size) in, (1, tokens, heads, size) out."""
     runs: Sequence[tuple[int, int]] | None = options.pop(_RUNS, None)
-    for name in ("cu_seq_lens_q", "cu_seq_lens_k", "seq_idx"):
-        options.pop(name, None)
     if runs is None:
         made, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return made, None

@@ -18,9 +18,10 @@ from ekiben.catalog.specs import resolve_model
 from ekiben.contract.engine import Device, LoadedModel, LoadRequest
 from ekiben.contract.model import ModelSpec
 from ekiben.plugins.discovery import discover, load_object
+from ekiben.runtime.answering import respond
 from ekiben.runtime.audio.routes import ROUTES
 from ekiben.runtime.batching.fronts import Fronts
-from ekiben.runtime.http import Request, respond
+from ekiben.runtime.http import Request
 
 SENTENCE = "Please stand behind the yellow line until the train has stopped."
 

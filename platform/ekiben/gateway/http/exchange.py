@@ -13,6 +13,7 @@ from enum import Enum, auto
 from typing import Final
 from urllib.parse import parse_qs
 
+from ekiben.client_watch import Watch
 from ekiben.clock import Clock
 from ekiben.errors import EkibenError, InvalidRequest, for_clients
 from ekiben.gateway.http.answers import OPENAI, Answer
@@ -32,8 +33,6 @@ SHORT_BYTES: Final = 64 * 1024
 """A refused request of at most this size does not cost its connection."""
 CLIENT_CLOSED_REQUEST: Final = 499
 """What is logged and counted when the client left; nobody is there to receive it."""
-WATCH_AFTER_S: Final = 0.05
-"""Most answers are sent before it would be worth looking whether anybody is left."""
 
 
 class Moves(Enum):
@@ -54,14 +53,14 @@ class Exchange:
 
     __slots__ = (
         "_clock",
-        "_direct",
         "_receive",
         "_resting",
         "_send",
         "_task",
-        "_watcher",
+        "_watch",
         "body_left",
         "complete",
+        "direct",
         "ended_by",
         "error",
         "events",
@@ -117,11 +116,12 @@ class Exchange:
         self.first_byte_at: float | None = None
         self.started_at = self.moved_at = clock.monotonic()
         self._clock = clock
-        self._direct: DirectBody | None = scope.get("extensions", {}).get(DIRECT_BODY)
+        self.direct: DirectBody | None = scope.get("extensions", {}).get(DIRECT_BODY)
+        """The body without detours; None with servers that have none."""
         self._receive = receive
         self._send = send
         self._task: asyncio.Task[object] | None = asyncio.current_task()
-        self._watcher: asyncio.Task[None] | asyncio.TimerHandle | None = None
+        self._watch: Watch | None = None
 
     @property
     def raw_path(self) -> str:
@@ -163,15 +163,10 @@ class Exchange:
 
     def watch(self) -> None:
         """From a moment on, cancel the task as soon as the client hangs up. Only after the body was read."""
-        if self._watcher is None:
-            self._watcher = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin_to_watch)
+        if self._watch is None:
+            self._watch = Watch(self._receive, self._left, name=f"watch {self.id}")
 
-    def _begin_to_watch(self) -> None:
-        self._watcher = asyncio.create_task(self._watch(), name=f"watch {self.id}")
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    def _left(self) -> None:
         if not self.complete:
             self.gone = True
             self._cancel()
@@ -207,9 +202,9 @@ class Exchange:
 
     def close(self) -> None:
         """The exchange is over; nothing of it stays behind."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            self._watcher = None
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
         self._task = None
 
     async def start(self, status: int, headers: Headers) -> None:
@@ -241,22 +236,17 @@ class Exchange:
     @property
     def takes_at_once(self) -> bool:
         """Whether a piece of the body can be sent without waiting; not with every server."""
-        return self._direct is not None and self._direct.open
+        return self.direct is not None and self.direct.open
 
     def write_at_once(self, data: bytes) -> None:
         """Send a piece of the body, some bytes at least. Only while `takes_at_once`."""
-        assert self._direct is not None, "wrote at once where that cannot be"
-        self._direct.write(data)
+        assert self.direct is not None, "wrote at once where that cannot be"
+        self.direct.write(data)
         self.moved_at = self._clock.monotonic()
-
-    @property
-    def direct(self) -> DirectBody | None:
-        """The body without detours; None with servers that have none."""
-        return self._direct
 
     def look_again(self) -> None:
         """Whatever was sent by another process has moved it too."""
-        if self._direct is not None and (ago_s := self._direct.sent_ago_s) is not None:
+        if self.direct is not None and (ago_s := self.direct.sent_ago_s) is not None:
             self.moved_at = max(self.moved_at, self._clock.monotonic() - ago_s)
 
     def expect_replica(self) -> None:

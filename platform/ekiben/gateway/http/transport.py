@@ -18,6 +18,8 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 DIRECT_BODY: Final = "ekiben.direct_body"
 """Among the `extensions` of a scope: its `DirectBody`."""
+_LAST_DATA_SENT: Final = struct.Struct("<44xI")
+"""Of Linux's `struct tcp_info`: `tcpi_last_data_sent`, in milliseconds."""
 
 
 class JoiningTransport(asyncio.Transport):
@@ -107,10 +109,6 @@ class JoiningTransport(asyncio.Transport):
             self._flush.cancel()
             self._flush = None
         return held
-
-
-_LAST_DATA_SENT: Final = struct.Struct("<44xI")
-"""Of Linux's `struct tcp_info`: `tcpi_last_data_sent`, in milliseconds."""
 
 
 class DirectBody:

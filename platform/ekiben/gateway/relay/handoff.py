@@ -15,7 +15,7 @@ import os
 from typing import Final
 
 from ekiben.fleet.types import Address
-from ekiben.gateway.http.exchange import Exchange
+from ekiben.gateway.http.transport import DirectBody
 from ekiben.gateway.relay.event_stream import EventStream
 from ekiben.gateway.relay.upstream import Upstreams
 from ekiben.runtime.protocol import HANDOFF_HEADER, Passed
@@ -29,15 +29,14 @@ TRY_AGAIN: Final = 8
 class Handoff:
     """Of one stream. `passed` after each piece that was sent on, `end` when no more will come."""
 
-    def __init__(self, upstreams: Upstreams, address: Address, exchange: Exchange) -> None:
+    def __init__(self, upstreams: Upstreams, address: Address, client: DirectBody) -> None:
         """`address`: a unix socket."""
         self._upstreams = upstreams
         self._address = address
-        self._exchange = exchange
+        self._client = client
         self._token = os.urandom(12).hex().encode()
         self._pieces = self._bytes = 0
         self._next = FIRST_TRY
-        self._stream: EventStream | None = None
         self._planned: asyncio.Handle | None = None
 
     @property
@@ -51,24 +50,21 @@ class Handoff:
         self._pieces += 1
         if self._pieces == self._next:
             self._next *= TRY_AGAIN
-            self._stream = stream
             # Not before what was just written is on its way.
-            self._planned = asyncio.get_running_loop().call_soon(self._hand_over)
+            self._planned = asyncio.get_running_loop().call_soon(self._hand_over, stream)
 
     def end(self, *, whole: bool) -> None:
         """`whole`: the replica has ended the answer, and so let go of the connection."""
         if self._planned is not None:
             self._planned.cancel()
-        direct = self._exchange.direct
-        if direct is not None:
-            direct.take_back() if whole else direct.give_up()
+        if whole:
+            self._client.take_back()
+        else:
+            self._client.give_up()
 
-    def _hand_over(self) -> None:
-        direct, stream = self._exchange.direct, self._stream
-        if direct is None or stream is None or not direct.open or not stream.whole:
+    def _hand_over(self, stream: EventStream) -> None:
+        client = self._client
+        if not client.open or not stream.whole or (connection := client.lend()) is None:
             return
-        client = direct.lend()
-        if client is None:
-            return
-        if not self._upstreams.hand_over(self._address, client, Passed(self._token, self._bytes)):
-            direct.take_back()
+        if not self._upstreams.hand_over(self._address, connection, Passed(self._token, self._bytes)):
+            client.take_back()

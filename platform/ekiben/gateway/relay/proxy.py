@@ -163,9 +163,10 @@ class Proxy:
 
     def _handoff(self, exchange: Exchange, job: Job, address: Address) -> Handoff | None:
         """For a stream that nobody here listens to, from a replica of this machine."""
-        if not job.target.stream or job.listener is not None or exchange.direct is None:
+        client = exchange.direct
+        if client is None or not job.target.stream or job.listener is not None or address.scheme != "unix":
             return None
-        return Handoff(self._upstreams, address, exchange) if address.scheme == "unix" else None
+        return Handoff(self._upstreams, address, client)
 
     async def _ask(self, address: Address, head: bytes, body: Body) -> Connection:
         """A connection on which the head of the answer has come. Raises Unreachable and ReplicaDied."""

@@ -276,11 +276,9 @@ class Upstreams:
     def hand_over(self, address: Address, client: socket.socket, passed: Passed) -> bool:
         """Give a client's connection to the replica at a unix socket. False: it does not take any now."""
         to = Path(address.location).with_name(HANDOFF_SOCKET)
-        descriptors = array("i", [client.fileno()])
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [client.fileno()]))
         try:
-            self._post.sendmsg(
-                [bytes(passed)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)], 0, str(to)
-            )
+            self._post.sendmsg([bytes(passed)], [rights], 0, str(to))
         except OSError:
             return False
         return True

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ekiben.clock import SYSTEM_CLOCK
 from ekiben.runtime.batching.jobs import Job, Queued
+from ekiben.runtime.batching.selection import area_of
 
 if TYPE_CHECKING:
     from ekiben.runtime.batching.batcher import Lane
@@ -43,9 +44,7 @@ class Batch:
 
     @property
     def area(self) -> int:
-        if self.lane.packs:
-            return sum(queued.length for _, queued in self.picks)
-        return len(self.picks) * self.longest
+        return area_of([queued.length for _, queued in self.picks], packed=self.lane.packs)
 
     @property
     def wanted(self) -> bool:

@@ -293,7 +293,8 @@ class Batcher:
     def _wait_s(self, lane: Lane, choice: Choice, now_s: float) -> float | None:
         """Until the batch is to be prepared: 0, now; None: until something happens."""
         running, pace = self._running, lane.pace
-        if running is not None and not (pace.known and choice.reason is Reason.FULL):  # others may join it
+        full = choice.reason is Reason.FULL and pace.known
+        if running is not None and not full:  # others may join it
             if running.ends_s is None or pace.prepare_s < _NO_TIME_S:
                 return None
             if (early_s := running.ends_s - pace.prepare_s - now_s) > 0:

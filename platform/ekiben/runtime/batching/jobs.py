@@ -44,7 +44,7 @@ class Job:
     results: dict[int, Any] = field(default_factory=dict)
     """Those of a streamed job only until they are told."""
     waiting_length: int = 0
-    """Of all its items that wait."""
+    """Of all its items that wait: kept, since it is asked for whenever something happens."""
     count: int = 0
     """Items known so far."""
     complete: bool = False

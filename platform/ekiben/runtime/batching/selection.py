@@ -73,24 +73,21 @@ class Choice:
 
     @property
     def area(self) -> int:
-        return self._total if self.packed else len(self.picks) * self.longest
-
-    @property
-    def _total(self) -> int:
-        return sum(queued.length for _, queued in self.picks)
-
-    @property
-    def longest(self) -> int:
-        return max(queued.length for _, queued in self.picks)
+        return area_of([queued.length for _, queued in self.picks], packed=self.packed)
 
     @property
     def padding(self) -> int:
         """Of the area."""
-        return self.area - self._total
+        return self.area - sum(queued.length for _, queued in self.picks)
 
     @property
     def requests(self) -> int:
         return len({index for index, _ in self.picks})
+
+
+def area_of(lengths: Sequence[int], *, packed: bool) -> int:
+    """What items of these lengths cost together."""
+    return sum(lengths) if packed else len(lengths) * max(lengths)
 
 
 def choose(requests: Sequence[Waiting], limits: Limits) -> Choice:

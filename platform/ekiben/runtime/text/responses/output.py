@@ -7,6 +7,7 @@ known here.
 from __future__ import annotations
 
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -20,7 +21,7 @@ Event: TypeAlias = tuple[str, dict[str, Any]]
 _PAD: Final = 16
 
 
-class Item:
+class Item(ABC):
     """One item of the output."""
 
     kind = ""
@@ -42,12 +43,13 @@ class Item:
         self.status = status
         yield "response.output_item.done", {"output_index": self.index, "item": self.value()}
 
+    @abstractmethod
     def value(self) -> dict[str, Any]:
         """The item as it is now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _done(self) -> Iterator[Event]:
-        raise NotImplementedError
+        """What tells that its parts are whole."""
 
     def _delta(self, kind: str, text: str, **fields: Any) -> Event:
         value = {**self._place(), "delta": text, **fields}

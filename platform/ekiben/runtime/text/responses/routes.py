@@ -12,7 +12,8 @@ from ekiben.contract.abilities import Chat, TextRequest
 from ekiben.contract.model import Ability
 from ekiben.errors import EkibenError, EngineError, InvalidRequest, UnsupportedParameter
 from ekiben.responses import CONTEXT_HEADER, ID_HEADER, RESPONSE_ID, blank_response, new_response_id
-from ekiben.runtime.http import Answer, Request, Route, Stream, check_model_name, told
+from ekiben.runtime.answering import told
+from ekiben.runtime.http import Answer, Request, Route, Stream, check_model_name
 from ekiben.runtime.text import wire
 from ekiben.runtime.text.responses.answer import AnswerWriter
 from ekiben.runtime.text.responses.count import count_input_tokens
